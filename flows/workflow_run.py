@@ -1,0 +1,73 @@
+"""The duty that starts a workflow."""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed
+from pydantic import Field
+
+from blocks import WorkflowService
+from flows.occurrence import Occurrence, current_occurrence
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class MissingBlock(Exception):
+    """A block that the duty needs has not been made."""
+
+
+@flow
+async def workflow_run(
+    workflow_id: NonEmpty,
+    input: dict[str, Any] | None = None,
+    service: NonEmpty = "default",
+    deadline_seconds: Annotated[float, Field(gt=0)] = 300,
+) -> str:
+    """Start a workflow in the workflow service.
+
+    The service is told which occurrence the start is for (`triggerType`, `scheduleId` and
+    `triggerTime` in the workflow's input) and starts one execution for it, however often the run
+    is retried. The execution's id stands in the run's state message. The run ends when the
+    workflow has been started; it does not wait for the workflow's end.
+
+    Args:
+        workflow_id: The workflow to start, as the service names it.
+        input: What to hand to the workflow, besides the three values above.
+        service: The name of the Workflow Service block to use.
+        deadline_seconds: How long to try while the service cannot answer, in seconds.
+
+    """
+    occurrence = current_occurrence()
+    block = await _load(service)
+    execution = await block.execute(
+        workflow_id,
+        {"input": {**(input or {}), **_trigger(occurrence)}},
+        idempotency_key=occurrence.idempotency_key,
+        deadline_seconds=deadline_seconds,
+    )
+    # Prefect unpacks the state for the caller; the state's message is what its UI shows.
+    return Completed(  # type: ignore[return-value]
+        data=execution.id, message=f"Execution {execution.id} of workflow {workflow_id} started."
+    )
+
+
+def _trigger(occurrence: Occurrence) -> dict[str, str | None]:
+    return {
+        "triggerType": occurrence.trigger,
+        "scheduleId": occurrence.definition_id,
+        "triggerTime": occurrence.time,
+    }
+
+
+async def _load(name: str) -> WorkflowService:
+    try:
+        return await WorkflowService.aload(name)
+    except ValueError as error:
+        if not isinstance(error.__cause__, ObjectNotFound):
+            raise
+        raise MissingBlock(
+            f"There is no block `workflow-service/{name}`. Make it in Prefect's UI under Blocks "
+            "(Workflow Service), or in Python: "
+            f'`WorkflowService(base_url="https://...", token="...").save("{name}")`.'
+        ) from error

@@ -1,0 +1,1 @@
+"""The definitions database: PostgreSQL, and what is asked of it."""

@@ -14,6 +14,7 @@ WATCHED = (
 
 SLUG = r"'^[a-z0-9]+(-[a-z0-9]+)*$'"
 
+# ruff: noqa: S608
 TABLES = f"""
 create table tenants (
     slug text primary key

@@ -1,0 +1,303 @@
+"""Definitions become specs, or problems that say what to do; no I/O, and no clock."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from deployments.schedule import InvalidSchedule, Once, Schedule, build
+from deployments.spec import DeploymentSpec, environment, owner_tag, schedule_of
+
+if TYPE_CHECKING:
+    from deployments.duties import Duty
+    from store.models import Definition
+
+OVERLAP = {"allow": None, "skip": "CANCEL_NEW", "queue": "ENQUEUE"}
+
+LEAD = timedelta(minutes=1)
+"""How long before `starts_at` a deployment resumes, so that its first run is made in time."""
+
+
+class Problem(ValueError):
+    """A definition cannot become a deployment; the message names field, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What definitions are measured against.
+
+    Attributes:
+        instance: Which database they are from.
+        duties: The duties that there are.
+        broken: Those that do not load, with the reason.
+        work_pools: The pools that Prefect has; None where nobody has asked.
+        work_pool: The pool of definitions that name none.
+        suspended: The slugs of suspended tenants.
+    """
+
+    instance: str
+    duties: Mapping[str, Duty]
+    broken: Mapping[str, str] = field(default_factory=dict)
+    work_pools: Collection[str] | None = None
+    work_pool: str = "rota"
+    suspended: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One definition that can be carried out.
+
+    Attributes:
+        spec: Its deployment.
+        schedule: When it is due; None on demand only.
+        changes_at: When its deployment has to be paused or resumed next; None if never.
+        next_run_at: Its next occurrence, if it has one.
+    """
+
+    spec: DeploymentSpec
+    schedule: Schedule | None
+    changes_at: datetime | None
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a set of definitions asks for; both parts are keyed by the definition's id."""
+
+    wanted: Mapping[str, Wanted]
+    problems: Mapping[str, str]
+
+    @property
+    def specs(self) -> list[DeploymentSpec]:
+        """The deployments that can be made."""
+        return [one.spec for one in self.wanted.values()]
+
+
+def desired(definitions: Iterable[Definition], rules: Rules, at: datetime) -> Desired:
+    """Return what `definitions` ask for at the instant `at`; a bad one hinders no other."""
+    wanted: dict[str, Wanted] = {}
+    problems: dict[str, str] = {}
+    for definition in definitions:
+        try:
+            wanted[str(definition.id)] = want(definition, rules, at)
+        except Problem as problem:
+            problems[str(definition.id)] = str(problem)
+    return Desired(wanted, problems)
+
+
+def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
+    """Return what one definition asks for at the instant `at`.
+
+    Raises:
+        Problem: It asks for what cannot be.
+    """
+    duty = _duty(definition.duty, rules)
+    try:
+        schedule = build_for(definition)
+    except InvalidSchedule as invalid:
+        raise Problem(str(invalid)) from invalid
+    _check_once(definition, schedule)
+    parameters = _parameters(definition.parameters, duty)
+    pool = _pool(definition.work_pool or rules.work_pool, rules)
+    spec = DeploymentSpec(
+        definition_id=str(definition.id),
+        flow_name=duty.flow_name,
+        name=f"{definition.tenant}.{definition.name}",
+        description=_description(definition, duty),
+        entrypoint=duty.entrypoint,
+        parameters=parameters,
+        parameter_schema=duty.schema,
+        schedules=(schedule_of(schedule.to_prefect()),) if schedule else (),
+        paused=not _active(definition, schedule, rules, at),
+        overlap=OVERLAP[definition.overlap],
+        tags=(owner_tag(rules.instance), *_tags(definition)),
+        work_pool=pool,
+        work_queue=definition.tenant,
+        job_variables=_job_variables(definition),
+    )
+    changes_at = _changes_at(definition, schedule, at)
+    return Wanted(spec, schedule, changes_at, next_run(definition, schedule, rules.suspended, at))
+
+
+def next_run(
+    definition: Definition, schedule: Schedule | None, suspended: Collection[str], at: datetime
+) -> datetime | None:
+    """Return the next occurrence after `at`; None on demand, when disabled, and past the end."""
+    if schedule is None or not definition.enabled or definition.tenant in suspended:
+        return None
+    begins = _begins(definition)
+    since = max(at, begins - timedelta(microseconds=1)) if begins else at
+    due = schedule.next_after(since)
+    return None if due is None or (definition.ends_at and due > definition.ends_at) else due
+
+
+def _duty(name: str, rules: Rules) -> Duty:
+    if name in rules.duties:
+        return rules.duties[name]
+    if name in rules.broken:
+        raise Problem(f"duty: {rules.broken[name]}; mend or reinstall the package that brings it")
+    raise Problem(f"duty: no duty is named {_short(name)}{_meant(name, rules.duties)}")
+
+
+def build_for(definition: Definition) -> Schedule | None:
+    """Return when a definition is due; None on demand only.
+
+    Raises:
+        InvalidSchedule: A column holds what cannot be scheduled.
+    """
+    return build(
+        cron=definition.cron,
+        interval_seconds=definition.interval_seconds,
+        anchor_at=definition.anchor_at,
+        run_at=definition.run_at,
+        timezone=definition.timezone,
+        day_and=definition.day_and,
+        created_at=definition.created_at,
+    )
+
+
+def _check_once(definition: Definition, schedule: Schedule | None) -> None:
+    """Refuse a date that had passed when it was written; one that passed since is just late."""
+    if isinstance(schedule, Once) and schedule.at < definition.updated_at:
+        spent = definition.last_run_at is not None and definition.last_run_at >= schedule.at
+        if not spent:
+            raise Problem(
+                f"run_at: {schedule.at:%Y-%m-%dT%H:%M:%SZ} had passed when it was written; give a "
+                "time ahead, or null to run on demand only"
+            )
+
+
+def _parameters(parameters: Mapping[str, Any], duty: Duty) -> Mapping[str, Any]:
+    known = duty.schema.get("properties", {})
+    for name in parameters:
+        if name not in known:
+            raise Problem(
+                f"parameters.{_short(name, quote=False)}: {duty.name} takes no such parameter"
+                f"{_meant(name, known)}"
+            )
+    if clause := _foreign_clause(parameters):
+        raise Problem(
+            f"parameters: {clause!r} is a key that Prefect itself resolves, and may not stand in "
+            "a definition; write the value itself"
+        )
+    for error in duty.validator.iter_errors(dict(parameters)):
+        where = ".".join(("parameters", *(str(part) for part in error.absolute_path)))
+        raise Problem(f"{where}: {_reason(error)}; {duty.name} takes {_takes(error)}")
+    return parameters
+
+
+def _reason(error: Any) -> str:
+    if error.validator == "required":
+        return str(error.message).replace("is a required property", "is missing")
+    return f"{_short(error.instance)} does not fit"
+
+
+def _takes(error: Any) -> str:
+    if error.validator == "required":
+        return "it always"
+    schema = {
+        key: value
+        for key, value in error.schema.items()
+        if key not in ("title", "position", "description", "default")
+    }
+    return _short(schema, limit=160)
+
+
+def _foreign_clause(value: Any) -> str | None:
+    """Find what would let a definition read Prefect's blocks and variables, or render code."""
+    if isinstance(value, Mapping):
+        if "__prefect_kind" in value:
+            return "__prefect_kind"
+        reference = value.get("$ref")
+        if isinstance(reference, Mapping) and "block_document_id" in reference:
+            return "$ref"
+    if isinstance(value, Mapping | list):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return next((found for one in inner if (found := _foreign_clause(one))), None)
+    return None
+
+
+def _pool(name: str, rules: Rules) -> str:
+    if rules.work_pools is not None and name not in rules.work_pools:
+        raise Problem(
+            f"work_pool: Prefect has no pool {_short(name)}{_meant(name, rules.work_pools)}; make "
+            f"it with `prefect work-pool create`, or leave the field null for {rules.work_pool}"
+        )
+    return name
+
+
+def _description(definition: Definition, duty: Duty) -> str | None:
+    parts = [definition.title and f"**{definition.title}**", definition.description]
+    if definition.pause_note:
+        parts.append(f"*Paused: {definition.pause_note}*")
+    return "\n\n".join(part for part in parts if part) or duty.description
+
+
+def _tags(definition: Definition) -> list[str]:
+    for tag in definition.tags:
+        if tag.startswith("rota:") or not tag or len(tag) > 100:
+            raise Problem(
+                f"tags: {_short(tag)} cannot be a tag; use 1 to 100 characters that do not begin "
+                "with 'rota:'"
+            )
+    return list(dict.fromkeys(definition.tags))
+
+
+def _job_variables(definition: Definition) -> dict[str, Any]:
+    variables = dict(definition.job_variables)
+    own = variables.get("env") or {}
+    if not isinstance(own, Mapping):
+        raise Problem(f"job_variables.env: {_short(own)} is no object; write names and values")
+    variables["env"] = dict(own) | environment(
+        definition.retries, definition.retry_delay_seconds, definition.timeout_seconds
+    )
+    return variables
+
+
+def _active(definition: Definition, schedule: Schedule | None, rules: Rules, at: datetime) -> bool:
+    if not definition.enabled or definition.tenant in rules.suspended:
+        return False
+    begins = _begins(definition)
+    if begins is not None and at < _resumes(begins, schedule):
+        return False
+    if definition.ends_at is None:
+        return True
+    due = schedule.next_after(at) if schedule else None
+    return at <= definition.ends_at and (due is None or due <= definition.ends_at)
+
+
+def _begins(definition: Definition) -> datetime | None:
+    return max(filter(None, (definition.starts_at, definition.paused_until)), default=None)
+
+
+def _resumes(begins: datetime, schedule: Schedule | None) -> datetime:
+    """Return when to resume: early enough for an occurrence at `begins`, later than any before."""
+    before = schedule.previous_until(begins) if schedule else None
+    return max(begins - LEAD, before) if before else begins - LEAD
+
+
+def _changes_at(definition: Definition, schedule: Schedule | None, at: datetime) -> datetime | None:
+    """Return the next instant after `at` that pauses or resumes the deployment by itself."""
+    instants = []
+    if (begins := _begins(definition)) is not None:
+        instants.append(_resumes(begins, schedule))
+    if (ends := definition.ends_at) is not None:
+        last = schedule.previous_until(ends + timedelta(microseconds=1)) if schedule else None
+        instants.append(last or ends)
+    return min((instant for instant in instants if instant >= at), default=None)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    names = sorted(known)
+    return f"; there are {', '.join(names[:12]) or 'none'}{', ...' if len(names) > 12 else ''}"
+
+
+def _short(value: object, *, limit: int = 60, quote: bool = True) -> str:
+    text = repr(value) if quote else str(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,147 @@
+"""The notes of what was written: made by triggers, dealt with by `watch`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store.models import Change
+
+CHANNEL = "rota"
+"""What the triggers notify."""
+
+_WRITER = 0x526F7461_0002
+
+
+@dataclass(frozen=True)
+class Work:
+    """Notes that are to be dealt with together.
+
+    Attributes:
+        notes: Their ids, each with the definition that it is about, if it is about one.
+        since: For each definition, the instant from which on its runs have to be there.
+        resumed: The definitions that somebody began to deal with before, and did not finish.
+        deleted: The addresses of definitions that may be gone.
+        tenants: The tenants that were written.
+        everything: Whether only a sweep will do.
+    """
+
+    notes: dict[int, UUID | None]
+    since: dict[UUID, datetime]
+    resumed: frozenset[UUID]
+    deleted: frozenset[tuple[str, str]]
+    tenants: frozenset[str]
+    everything: bool
+
+
+async def begin(engine: AsyncEngine, limit: int = 2000) -> Work | None:
+    """Take the oldest notes, mark them as begun, and return them; None if there are none.
+
+    The mark outlives a crash: whoever finds it makes up for what the crash left undone.
+    """
+    async with AsyncSession(engine) as session, session.begin():
+        notes = list(await session.scalars(select(Change).order_by(Change.id).limit(limit)))
+        if not notes:
+            return None
+        # The database's clock, as in every other instant that is stored.
+        now = await session.scalar(select(func.clock_timestamp()))
+        assert now is not None
+        fresh = [note.id for note in notes if note.started_at is None]
+        await session.execute(update(Change).where(_any(fresh)).values(started_at=now))
+        return _work(notes, now)
+
+
+def _work(notes: Iterable[Change], now: datetime) -> Work:
+    notes = list(notes)
+    since: dict[UUID, datetime] = {}
+    for note in notes:
+        if note.definition_id is not None:
+            began = note.started_at or now
+            since[note.definition_id] = min(began, since.get(note.definition_id, began))
+    return Work(
+        notes={note.id: note.definition_id for note in notes},
+        since=since,
+        resumed=frozenset(
+            note.definition_id
+            for note in notes
+            if note.definition_id is not None and _was_begun(note, now)
+        ),
+        deleted=frozenset((note.tenant, note.name) for note in notes if note.tenant and note.name),
+        tenants=frozenset(note.tenant for note in notes if note.tenant and not note.name),
+        everything=any(note.tenant is None for note in notes),
+    )
+
+
+def _was_begun(note: Change, now: datetime) -> bool:
+    return note.started_at is not None and note.started_at < now
+
+
+async def note(
+    engine: AsyncEngine, operation: str, subjects: Collection[tuple[str, str, UUID]]
+) -> Work:
+    """Note what is about to be written for another reason than a change of the row.
+
+    The notes are begun at once, so that a crash is made up for like any other.
+
+    Args:
+        engine: The database.
+        operation: The reason: `drift`, or `time` where a definition's own time has come.
+        subjects: Tenant, name and id of each definition.
+    """
+    async with AsyncSession(engine) as session, session.begin():
+        now = await session.scalar(select(func.clock_timestamp()))
+        rows = [
+            {
+                "operation": operation,
+                "tenant": tenant,
+                "name": name,
+                "definition_id": definition_id,
+                "started_at": now,
+            }
+            for tenant, name, definition_id in subjects
+        ]
+        assert now is not None
+        if not rows:
+            return _work([], now)
+        notes = await session.scalars(insert(Change).returning(Change), rows)
+        return _work(notes, now)
+
+
+async def finish(engine: AsyncEngine, notes: Iterable[int]) -> None:
+    """Delete notes that have been dealt with."""
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(delete(Change).where(_any(notes)))
+
+
+@asynccontextmanager
+async def exclusively(engine: AsyncEngine, patience_seconds: int = 60) -> AsyncIterator[None]:
+    """Hold the right to write to Prefect, so that no two processes make one deployment twice.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Another process has held it for all of `patience_seconds`.
+    """
+    async with engine.connect() as connection:
+        await connection.execute(text(f"set lock_timeout = '{int(patience_seconds)}s'"))
+        await connection.execute(select(func.pg_advisory_lock(_WRITER)))
+        try:
+            yield
+        finally:
+            await connection.execute(select(func.pg_advisory_unlock(_WRITER)))
+            await connection.execute(text("reset lock_timeout"))
+            await connection.commit()
+
+
+async def waiting(engine: AsyncEngine) -> int:
+    """Count the notes that nobody has dealt with."""
+    async with AsyncSession(engine) as session:
+        return await session.scalar(select(func.count()).select_from(Change)) or 0
+
+
+def _any(ids: Iterable[int]) -> ColumnElement[bool]:
+    return Change.id == func.any(list(ids))

@@ -1,0 +1,114 @@
+"""Writing the status columns, and Rota's own marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store.models import Definition, Mark
+
+OVERLAP = timedelta(minutes=2)
+"""How far back runs are read again: one that ended a moment ago may not be committed yet."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended, as far as a definition's status columns tell of it."""
+
+    run_id: str
+    deployment_id: UUID
+    started_at: datetime
+    ended_at: datetime
+    state: str
+
+
+async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
+    """Write status columns: each row has the definition's `id`, and all have the same columns."""
+    if rows:
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(update(Definition), rows)
+
+
+async def due(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Definition]:
+    """Return definitions whose `next_run_at` has passed."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        return list(
+            await session.scalars(
+                select(Definition).where(Definition.next_run_at <= at).limit(limit)
+            )
+        )
+
+
+async def read_until(engine: AsyncEngine) -> datetime:
+    """Return from when on ended runs are to be read: the watermark, less the overlap."""
+    async with AsyncSession(engine) as session:
+        at = await session.scalar(select(Mark.at).where(Mark.name == "runs"))
+        assert at is not None
+        return at - OVERLAP
+
+
+async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
+    """Add ended runs to their definitions, each once however often it is read.
+
+    The watermark and the counts move in one transaction, so that neither outlives the other.
+
+    Returns:
+        The runs that were new, the earliest first.
+    """
+    async with AsyncSession(engine) as session, session.begin():
+        mark = await session.get(Mark, "runs", with_for_update=True)
+        assert mark is not None
+        seen = dict(mark.value or [])
+        fresh = sorted(
+            (run for run in runs if run.run_id not in seen), key=lambda run: run.ended_at
+        )
+        if not fresh:
+            return []
+        await session.execute(
+            text(
+                "update definitions set run_count = run_count + 1, last_status = :state, "
+                "last_run_at = :started_at where deployment_id = :deployment_id"
+            ),
+            [
+                {
+                    "state": run.state,
+                    "started_at": run.started_at,
+                    "deployment_id": run.deployment_id,
+                }
+                for run in fresh
+            ],
+        )
+        seen |= {run.run_id: run.ended_at.timestamp() for run in fresh}
+        mark.at = max(mark.at, fresh[-1].ended_at)
+        horizon = (mark.at - OVERLAP).timestamp()
+        mark.value = [[run_id, ended] for run_id, ended in seen.items() if ended >= horizon]
+        return fresh
+
+
+async def mark(engine: AsyncEngine, name: str, value: Any) -> None:
+    """Remember one fact, as of now by the database's clock."""
+    async with AsyncSession(engine) as session, session.begin():
+        now = func.clock_timestamp()
+        await session.execute(
+            insert(Mark)
+            .values(name=name, at=now, value=value)
+            .on_conflict_do_update(index_elements=["name"], set_={"at": now, "value": value})
+        )
+
+
+async def marked(engine: AsyncEngine, name: str) -> tuple[timedelta, Any] | None:
+    """Return how long ago a fact was remembered, and the fact; None if it never was."""
+    async with AsyncSession(engine) as session:
+        found = (
+            await session.execute(
+                select(func.clock_timestamp() - Mark.at, Mark.value).where(Mark.name == name)
+            )
+        ).one_or_none()
+        return None if found is None else (found[0], found[1])

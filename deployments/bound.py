@@ -5,17 +5,16 @@ change them. The policies of a definition travel in the run's environment instea
 Docker and Kubernetes workers all set.
 """
 
-from __future__ import annotations
+from typing import Any as _Any
 
-from typing import Any
+from prefect import Flow as _Flow
 
-from prefect import Flow
+# A duty may have any name, so nothing else here may have a public one.
+from deployments import duties as _duties
 
-from deployments.duties import UnknownDuty, bind, load
 
-
-def __getattr__(name: str) -> Flow[..., Any]:
+def __getattr__(name: str) -> _Flow[..., _Any]:
     try:
-        return bind(load(name))
-    except UnknownDuty:
+        return _duties.bind(_duties.load(name))
+    except _duties.UnknownDuty:
         raise AttributeError(name) from None

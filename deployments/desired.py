@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from deployments.schedule import InvalidSchedule, Once, Schedule, build
+import orjson
+
+from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
 from deployments.spec import DeploymentSpec, environment, owner_tag, schedule_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ OVERLAP = {"allow": None, "skip": "CANCEL_NEW", "queue": "ENQUEUE"}
 
 LEAD = timedelta(minutes=1)
 """How long before `starts_at` a deployment resumes, so that its first run is made in time."""
+
+TICK = timedelta.resolution
+
+EARLIEST = datetime(10, 1, 1, tzinfo=UTC)
+LATEST = datetime(9990, 1, 1, tzinfo=UTC)
+"""PostgreSQL's infinities come as Python's first and last instants, near which nothing counts."""
 
 
 class Problem(ValueError):
@@ -128,10 +136,9 @@ def next_run(
     """Return the next occurrence after `at`; None on demand, when disabled, and past the end."""
     if schedule is None or not definition.enabled or definition.tenant in suspended:
         return None
-    begins = _begins(definition)
-    since = max(at, begins - timedelta(microseconds=1)) if begins else at
-    due = schedule.next_after(since)
-    return None if due is None or (definition.ends_at and due > definition.ends_at) else due
+    begins, ends = _begins(definition), _ends(definition)
+    due = schedule.next_after(max(at, begins - TICK) if begins else at)
+    return None if due is None or (ends and due > ends) else due
 
 
 def _duty(name: str, rules: Rules) -> Duty:
@@ -160,17 +167,27 @@ def build_for(definition: Definition) -> Schedule | None:
 
 
 def _check_once(definition: Definition, schedule: Schedule | None) -> None:
-    """Refuse a date that had passed when it was written; one that passed since is just late."""
-    if isinstance(schedule, Once) and schedule.at < definition.updated_at:
-        spent = definition.last_run_at is not None and definition.last_run_at >= schedule.at
-        if not spent:
-            raise Problem(
-                f"run_at: {schedule.at:%Y-%m-%dT%H:%M:%SZ} had passed when it was written; give a "
-                "time ahead, or null to run on demand only"
-            )
+    """Refuse a date outside of its window, and one that had passed when it was written.
+
+    One that passed since is just late.
+    """
+    if not isinstance(schedule, Once):
+        return
+    due = f"run_at: {_instant(schedule.at)}"
+    if definition.starts_at is not None and schedule.at < definition.starts_at:
+        raise Problem(f"{due} lies before starts_at; move one of them, or clear starts_at")
+    if definition.ends_at is not None and schedule.at > definition.ends_at:
+        raise Problem(f"{due} lies after ends_at; move one of them, or clear ends_at")
+    spent = definition.last_run_at is not None and definition.last_run_at >= schedule.at
+    if schedule.at < definition.updated_at and not spent:
+        raise Problem(
+            f"{due} had passed when it was written; give a time ahead, or null to run on demand "
+            "only"
+        )
 
 
 def _parameters(parameters: Mapping[str, Any], duty: Duty) -> Mapping[str, Any]:
+    _check_json("parameters", parameters)
     known = duty.schema.get("properties", {})
     for name in parameters:
         if name not in known:
@@ -204,6 +221,20 @@ def _takes(error: Any) -> str:
         if key not in ("title", "position", "description", "default")
     }
     return _short(schema, limit=160)
+
+
+def _check_json(field: str, value: Mapping[str, Any]) -> None:
+    """Refuse what PostgreSQL's JSON can hold and Prefect's API cannot."""
+    try:
+        if orjson.loads(orjson.dumps(value)) == value:
+            return
+        reason = "a number is too large"
+    except TypeError as error:
+        reason = str(error)
+    raise Problem(
+        f"{field}: Prefect cannot take this value ({reason}); write numbers that fit into 64 bits, "
+        "or text, and nest at most 250 deep"
+    )
 
 
 def _foreign_clause(value: Any) -> str | None:
@@ -248,7 +279,9 @@ def _tags(definition: Definition) -> list[str]:
 
 def _job_variables(definition: Definition) -> dict[str, Any]:
     variables = dict(definition.job_variables)
-    own = variables.get("env") or {}
+    _check_json("job_variables", variables)
+    own = variables.get("env")
+    own = {} if own is None else own
     if not isinstance(own, Mapping):
         raise Problem(f"job_variables.env: {_short(own)} is no object; write names and values")
     variables["env"] = dict(own) | environment(
@@ -260,23 +293,34 @@ def _job_variables(definition: Definition) -> dict[str, Any]:
 def _active(definition: Definition, schedule: Schedule | None, rules: Rules, at: datetime) -> bool:
     if not definition.enabled or definition.tenant in rules.suspended:
         return False
-    begins = _begins(definition)
+    begins, ends = _begins(definition), _ends(definition)
     if begins is not None and at < _resumes(begins, schedule):
         return False
-    if definition.ends_at is None:
+    if ends is None:
         return True
     due = schedule.next_after(at) if schedule else None
-    return at <= definition.ends_at and (due is None or due <= definition.ends_at)
+    return at <= ends and (due is None or due <= ends)
 
 
 def _begins(definition: Definition) -> datetime | None:
-    return max(filter(None, (definition.starts_at, definition.paused_until)), default=None)
+    instants = [_within(at) for at in (definition.starts_at, definition.paused_until) if at]
+    return max(instants, default=None)
+
+
+def _ends(definition: Definition) -> datetime | None:
+    return _within(definition.ends_at) if definition.ends_at else None
+
+
+def _within(at: datetime) -> datetime:
+    return min(max(at, EARLIEST), LATEST)
 
 
 def _resumes(begins: datetime, schedule: Schedule | None) -> datetime:
     """Return when to resume: early enough for an occurrence at `begins`, later than any before."""
-    before = schedule.previous_until(begins) if schedule else None
-    return max(begins - LEAD, before) if before else begins - LEAD
+    resumes = begins - LEAD
+    while schedule and (due := schedule.next_after(resumes)) and due < begins:
+        resumes = due
+    return resumes
 
 
 def _changes_at(definition: Definition, schedule: Schedule | None, at: datetime) -> datetime | None:
@@ -284,10 +328,19 @@ def _changes_at(definition: Definition, schedule: Schedule | None, at: datetime)
     instants = []
     if (begins := _begins(definition)) is not None:
         instants.append(_resumes(begins, schedule))
-    if (ends := definition.ends_at) is not None:
-        last = schedule.previous_until(ends + timedelta(microseconds=1)) if schedule else None
-        instants.append(last or ends)
+    if (ends := _ends(definition)) is not None:
+        instants.append(_last_until(ends, schedule))
     return min((instant for instant in instants if instant >= at), default=None)
+
+
+def _last_until(ends: datetime, schedule: Schedule | None) -> datetime:
+    """Return when to pause: at the last occurrence up to `ends`, or else at `ends`."""
+    if isinstance(schedule, Once):  # which may be late, and is made up for until then
+        return ends
+    if isinstance(schedule, Interval):  # which is due before its anchor too
+        step = timedelta(seconds=schedule.seconds)
+        return schedule.anchor + (ends - schedule.anchor) // step * step
+    return (schedule.previous_until(ends + TICK) if schedule else None) or ends
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -296,6 +349,10 @@ def _meant(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {close[0]!r}?"
     names = sorted(known)
     return f"; there are {', '.join(names[:12]) or 'none'}{', ...' if len(names) > 12 else ''}"
+
+
+def _instant(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _short(value: object, *, limit: int = 60, quote: bool = True) -> str:

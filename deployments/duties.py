@@ -92,14 +92,20 @@ def discover() -> tuple[dict[str, Duty], dict[str, str]]:
             if module == f"flows.{name}" and not hasattr(importlib.import_module(module), name):
                 continue
             duties[name] = describe(name, load(name))
-        except Exception as error:  # a duty that somebody else wrote may raise anything
+        except (Exception, SystemExit) as error:  # what somebody else wrote may raise anything
             broken[name] = f"{module}:{attribute} does not load: {type(error).__name__}: {error}"
     return duties, broken
 
 
 def describe(name: str, flow: Flow[..., Any]) -> Duty:
-    """Return what a definition has to know of the duty that is `flow`."""
+    """Return what a definition has to know of the duty that is `flow`.
+
+    Raises:
+        jsonschema.SchemaError: Its parameters cannot be checked. (Pydantic takes patterns that
+            Python's `re` does not, and Prefect's server would fail on them.)
+    """
     schema = parameter_schema(flow).model_dump(mode="json", exclude_none=True)
+    jsonschema.Draft202012Validator.check_schema(schema)
     return Duty(name, flow.name, flow.description, schema)
 
 
@@ -112,7 +118,7 @@ def bind(flow: Flow[..., Any], environment: Mapping[str, str] = os.environ) -> F
     bound = flow.with_options()
     if RETRIES in environment:
         bound.retries = int(environment[RETRIES])
-        bound.retry_delay_seconds = float(environment.get(RETRY_DELAY, 0))
+        bound.retry_delay_seconds = int(environment.get(RETRY_DELAY, 0))
         limit = environment.get(TIMEOUT)
         bound.timeout_seconds = float(limit) if limit else None
     return bound

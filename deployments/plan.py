@@ -45,9 +45,10 @@ class Plan:
 #      -         x        -    delete: the definition is gone, or names another duty
 #      -         x        x    held: its definition has a problem; its last good state stays
 #
-# Both sides are keyed by definition and flow. Of two deployments with one key (an upgrade of
-# Prefect's database can leave them), the later is deleted. Foreign deployments never get here:
-# `current` reads owned ones only.
+# Both sides are keyed by what cannot be changed: definition, flow and name. So a copy that somebody
+# made in Prefect's UI is deleted, whatever its name. A deployment that was read twice, because
+# pages shifted while they were read, counts once. Foreign deployments never get here: `current`
+# reads owned ones only.
 def calculate(
     desired: Iterable[DeploymentSpec],
     current: Iterable[Deployed],
@@ -61,23 +62,22 @@ def calculate(
         held: Ids of definitions that have a problem: nothing of theirs is touched.
     """
     wanted: Mapping[Key, DeploymentSpec] = {spec.key: spec for spec in desired}
-    seen: set[Key] = set()
+    there = {deployed.id: deployed for deployed in current}
     update: list[Update] = []
     delete: list[Deployed] = []
     unchanged: list[Deployed] = []
     kept: list[Deployed] = []
-    for deployed in current:
-        key = deployed.spec.key
-        spec = wanted.get(key)
-        if key.definition_id in held:
+    for deployed in there.values():
+        spec = wanted.get(deployed.spec.key)
+        if deployed.spec.definition_id in held:
             kept.append(deployed)
-        elif spec is None or key in seen:
+        elif spec is None:
             delete.append(deployed)
         elif found := differences(deployed.spec, spec):
             update.append(Update(deployed, spec, found))
         else:
             unchanged.append(deployed)
-        seen.add(key)
-    create = tuple(spec for key, spec in wanted.items() if key not in seen)
+    known = {deployed.spec.key for deployed in there.values()}
+    create = tuple(spec for key, spec in wanted.items() if key not in known)
     changes = Changes(create, tuple(update), tuple(delete))
     return Plan(changes, tuple(unchanged), tuple(kept))

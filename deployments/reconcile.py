@@ -70,7 +70,7 @@ class Report:
     """What a reconciliation did."""
 
     comparison: Comparison
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Outcome, ...] = ()
 
     @property
     def unfinished(self) -> list[Outcome]:

@@ -20,10 +20,11 @@ TIMEOUT = "ROTA_TIMEOUT_SECONDS"
 
 
 class Key(NamedTuple):
-    """What makes two specs speak of one deployment: the definition, and the flow it runs."""
+    """What makes two specs speak of one deployment; Prefect cannot change any of the three."""
 
     definition_id: str
     flow_name: str
+    name: str
 
 
 class Difference(NamedTuple):
@@ -42,9 +43,9 @@ class DeploymentSpec:
         definition_id: The definition's id.
         flow_name: The flow's name in Prefect.
         name: `tenant.name`.
-        tenant: The tenant's slug, which is also the work queue's name.
         schedules: The deployment's schedules; Rota makes one or none.
         overlap: Prefect's collision strategy, or None where runs may overlap.
+        work_queue: The tenant's slug.
     """
 
     definition_id: str
@@ -65,7 +66,7 @@ class DeploymentSpec:
     @property
     def key(self) -> Key:
         """What identifies the deployment, whatever else changes."""
-        return Key(self.definition_id, self.flow_name)
+        return Key(self.definition_id, self.flow_name, self.name)
 
     @property
     def reference(self) -> str:
@@ -122,10 +123,10 @@ def labels(definition_id: UUID | str, reference: str) -> dict[str, str]:
 
 
 def environment(
-    retries: int, retry_delay_seconds: float, timeout_seconds: float | None
+    retries: int, retry_delay_seconds: int, timeout_seconds: float | None
 ) -> dict[str, str]:
     """Return the environment of a definition's runs, in which `duties.bind` finds its policies."""
-    values = {RETRIES: str(retries), RETRY_DELAY: _plain(retry_delay_seconds)}
+    values = {RETRIES: str(retries), RETRY_DELAY: str(retry_delay_seconds)}
     if timeout_seconds is not None:
         values[TIMEOUT] = _plain(timeout_seconds)
     return values
@@ -136,8 +137,17 @@ def differences(current: DeploymentSpec, desired: DeploymentSpec) -> tuple[Diffe
     return tuple(
         Difference(field.name, old, new)
         for field in fields(DeploymentSpec)
-        if (old := getattr(current, field.name)) != (new := getattr(desired, field.name))
+        if not _same(old := getattr(current, field.name), new := getattr(desired, field.name))
     )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare as JSON does, where true is not 1."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _plain(number: float) -> str:

@@ -46,7 +46,9 @@ async def begin(engine: AsyncEngine, limit: int = 2000) -> Work | None:
     The mark outlives a crash: whoever finds it makes up for what the crash left undone.
     """
     async with AsyncSession(engine) as session, session.begin():
-        notes = list(await session.scalars(select(Change).order_by(Change.id).limit(limit)))
+        # Locked, so that of two who take them at once the second finds the mark of the first.
+        oldest = select(Change).order_by(Change.id).limit(limit).with_for_update()
+        notes = list(await session.scalars(oldest))
         if not notes:
             return None
         # The database's clock, as in every other instant that is stored.

@@ -73,7 +73,10 @@ def engine(address: URL) -> AsyncEngine:
         address,
         pool_size=5,
         pool_pre_ping=True,
-        connect_args={"timeout": 10, "server_settings": {"application_name": "rota"}},
+        connect_args={
+            "timeout": 10,
+            "server_settings": {"application_name": "rota", "timezone": "UTC"},
+        },
     )
 
 

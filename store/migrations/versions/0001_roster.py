@@ -14,6 +14,25 @@ WATCHED = (
 
 SLUG = r"'^[a-z0-9]+(-[a-z0-9]+)*$'"
 
+
+def _dates(*columns: str) -> str:
+    # PostgreSQL's go far beyond what Python can read, and have two infinities.
+    return ",\n".join(
+        f"""    constraint "{column}: from the year 1900 to 9000"
+        check ({column} between '1900-01-01 00:00Z' and '9000-01-01 00:00Z')"""
+        for column in columns
+    )
+
+
+def _json(column: str) -> str:
+    # What Python's and Prefect's readers of JSON give up on.
+    return f"""    constraint "{column}: numbers of at most 64 bits"
+        check (not jsonb_path_exists({column}, 'strict $.** ? (
+            @ > 9223372036854775807 || @ < -9223372036854775808)')),
+    constraint "{column}: nested at most 64 deep"
+        check (not jsonb_path_exists({column}, 'strict $.**{{65}}'))"""
+
+
 # ruff: noqa: S608
 TABLES = f"""
 create table tenants (
@@ -23,7 +42,9 @@ create table tenants (
     title text,
     suspended boolean not null default false,
     suspended_reason text,
-    suspended_at timestamptz
+    suspended_at timestamptz,
+
+{_dates("suspended_at")}
 );
 
 create table definitions (
@@ -59,7 +80,7 @@ create table definitions (
         constraint "overlap: allow, skip or queue" check (overlap in ('allow', 'skip', 'queue')),
     retries integer not null default 0
         constraint "retries: 0 to 100" check (retries between 0 and 100),
-    retry_delay_seconds double precision not null default 0
+    retry_delay_seconds integer not null default 0
         constraint "retry_delay_seconds: 0 to 86400"
         check (retry_delay_seconds between 0 and 86400),
     timeout_seconds double precision
@@ -94,7 +115,10 @@ create table definitions (
         check (num_nonnulls(cron, interval_seconds, run_at) <= 1),
     constraint "anchor_at: only with interval_seconds"
         check (anchor_at is null or interval_seconds is not null),
-    constraint "ends_at: later than starts_at" check (ends_at > starts_at)
+    constraint "ends_at: later than starts_at" check (ends_at > starts_at),
+{_dates("anchor_at", "run_at", "starts_at", "ends_at", "paused_until", "created_at", "updated_at")},
+{_json("parameters")},
+{_json("job_variables")}
 );
 create index ix_definitions_deployment_id on definitions (deployment_id);
 create index ix_definitions_duty on definitions (duty);

@@ -1,0 +1,124 @@
+"""Writing whole rosters: one transaction, and only what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store.models import Definition, Tenant
+
+_JSON = ("parameters", "job_variables")
+
+
+@dataclass(frozen=True)
+class TenantRows:
+    """The definitions that a tenant is to have.
+
+    Attributes:
+        slug: The tenant.
+        definitions: By name, all spec columns of each.
+        title: The tenant's title; None leaves it as it is.
+    """
+
+    slug: str
+    definitions: Mapping[str, Mapping[str, Any]]
+    title: str | None = None
+
+
+@dataclass
+class Loaded:
+    """What became of each definition, by its `tenant/name`."""
+
+    created: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+
+
+async def load(
+    engine: AsyncEngine, tenants: Sequence[TenantRows], *, prune: bool, dry_run: bool
+) -> Loaded:
+    """Write rosters, all of them or none.
+
+    Args:
+        engine: The database.
+        tenants: What is to be there. Tenants that are missing are made.
+        prune: Also delete definitions of these tenants that are not named.
+        dry_run: Take everything back in the end, after the database has judged it.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: A value breaks a constraint of the tables.
+    """
+    loaded = Loaded()
+    async with AsyncSession(engine) as session:
+        for one in sorted(tenants, key=lambda tenant: tenant.slug):
+            await _load_tenant(session, one, prune, loaded)
+        await (session.rollback() if dry_run else session.commit())
+    return loaded
+
+
+def differing(row: Definition, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `values` that `row` does not have."""
+    return {
+        column: value
+        for column, value in values.items()
+        if _comparable(column, getattr(row, column)) != _comparable(column, value)
+    }
+
+
+async def _load_tenant(
+    session: AsyncSession, tenant: TenantRows, prune: bool, loaded: Loaded
+) -> None:
+    await session.execute(insert(Tenant).values(slug=tenant.slug).on_conflict_do_nothing())
+    row = await session.get_one(Tenant, tenant.slug, with_for_update=True)
+    if tenant.title is not None:
+        row.title = tenant.title
+    found = await session.scalars(
+        select(Definition).where(Definition.tenant == tenant.slug).with_for_update()
+    )
+    rows = {one.name: one for one in found}
+    if prune:
+        await _prune(session, tenant, rows, loaded)
+    for name, values in tenant.definitions.items():
+        _put(session, tenant.slug, name, values, rows.get(name), loaded)
+    await session.flush()
+
+
+async def _prune(
+    session: AsyncSession, tenant: TenantRows, rows: Mapping[str, Definition], loaded: Loaded
+) -> None:
+    surplus = [one for name, one in rows.items() if name not in tenant.definitions]
+    ids = [one.id for one in surplus]
+    await session.execute(delete(Definition).where(Definition.id == func.any(ids)))
+    loaded.deleted += sorted(one.reference for one in surplus)
+
+
+def _put(
+    session: AsyncSession,
+    tenant: str,
+    name: str,
+    values: Mapping[str, Any],
+    row: Definition | None,
+    loaded: Loaded,
+) -> None:
+    reference = f"{tenant}/{name}"
+    if row is None:
+        session.add(Definition(tenant=tenant, name=name, **values))
+        loaded.created.append(reference)
+    elif changed := differing(row, values):
+        for column, value in changed.items():
+            setattr(row, column, value)
+        loaded.updated.append(reference)
+    else:
+        loaded.unchanged.append(reference)
+
+
+def _comparable(column: str, value: Any) -> Any:
+    # To Python, true is 1 and equals 1.0.
+    return json.dumps(value, sort_keys=True) if column in _JSON else value

@@ -93,7 +93,8 @@ def discover() -> tuple[dict[str, Duty], dict[str, str]]:
                 continue
             duties[name] = describe(name, load(name))
         except (Exception, SystemExit) as error:  # what somebody else wrote may raise anything
-            broken[name] = f"{module}:{attribute} does not load: {type(error).__name__}: {error}"
+            reason = " ".join(str(error).splitlines()[:1])
+            broken[name] = f"{module}:{attribute} does not load: {type(error).__name__}: {reason}"
     return duties, broken
 
 
@@ -101,9 +102,12 @@ def describe(name: str, flow: Flow[..., Any]) -> Duty:
     """Return what a definition has to know of the duty that is `flow`.
 
     Raises:
+        ValueError: `name` cannot stand in an entrypoint.
         jsonschema.SchemaError: Its parameters cannot be checked. (Pydantic takes patterns that
             Python's `re` does not, and Prefect's server would fail on them.)
     """
+    if not name.isidentifier() or name.startswith("_"):
+        raise ValueError(f"{name!r} is no name for a duty; use letters, digits and underscores")
     schema = parameter_schema(flow).model_dump(mode="json", exclude_none=True)
     jsonschema.Draft202012Validator.check_schema(schema)
     return Duty(name, flow.name, flow.description, schema)

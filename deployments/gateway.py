@@ -256,6 +256,11 @@ class Gateway:
         """Return the version of Prefect's server."""
         return str(await self._call("GET", "/admin/version"))
 
+    async def server_settings(self) -> dict[str, Any]:
+        """Return the settings that Prefect's server runs with."""
+        found: dict[str, Any] = await self._call("GET", "/admin/settings")
+        return found
+
 
 def _answered(response: httpx.Response) -> PrefectError:
     detail = response.text[:500]

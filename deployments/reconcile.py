@@ -193,8 +193,7 @@ class Reconciler:
             progress=progress,
         )
         report = Report(comparison, tuple(outcomes))
-        if not report.unfinished:
-            await self._make_up(comparison, work)
+        await self._make_up(comparison, work)
         await self._record(report, now)
         failed = {outcome.definition_id for outcome in report.unfinished}
         await notes.finish(

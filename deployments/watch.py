@@ -45,6 +45,9 @@ HEARTBEAT_SECONDS = 4.0
 STALE_SECONDS = 12.0
 """A leader that has not been heard of for so long is frozen: its connection is ended."""
 
+POLL_SECONDS = 10.0
+"""How often the notes are looked at although nothing was notified."""
+
 NAP_SECONDS = 1.0
 LONGEST_NAP_SECONDS = 15.0
 
@@ -96,9 +99,12 @@ async def _end_if_frozen(connection: asyncpg.Connection, engine: AsyncEngine) ->
     found = await status.marked(engine, "watch")
     if found is None or found[0] < timedelta(seconds=STALE_SECONDS):
         return
+    # All of its connections: it may have been frozen while it held the right to write.
     await connection.execute(
-        "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted "
-        "and (classid::bigint << 32) + objid::bigint = $1 and pid <> pg_backend_pid()",
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and "
+        "application_name = (select application_name from pg_stat_activity join pg_locks using "
+        "(pid) where locktype = 'advisory' and granted and "
+        "(classid::bigint << 32) + objid::bigint = $1)",
         _LEADER,
     )
     logger.warning("The leader %s had not been heard of for %s; its lead was ended.", *found[::-1])
@@ -151,7 +157,7 @@ class Watch:
             while not held.lost:
                 held.noted.clear()
                 try:
-                    finished = await self._deal_with_notes(sweep_at)
+                    finished = await self._deal_with_notes()
                     if datetime.now(UTC) >= sweep_at:
                         finished = await self._sweep() and finished
                         sweep_at = datetime.now(UTC) + self._sweep_interval
@@ -172,9 +178,9 @@ class Watch:
     async def _wait(self, held: Lead, until: datetime) -> None:
         seconds = (until - datetime.now(UTC)).total_seconds()
         with suppress(TimeoutError):
-            await asyncio.wait_for(held.noted.wait(), max(0, min(seconds, 3600)))
+            await asyncio.wait_for(held.noted.wait(), max(0, min(seconds, POLL_SECONDS)))
 
-    async def _deal_with_notes(self, sweep_at: datetime) -> bool:
+    async def _deal_with_notes(self) -> bool:
         """Deal with all notes there are; return whether none of them has to be tried again."""
         await self._note_alarms(datetime.now(UTC))
         finished = True

@@ -62,6 +62,9 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
 
 def _text(dumper: yaml.SafeDumper, text: str) -> ScalarNode:
     return dumper.represent_scalar(f"{_TAG}str", text, style="|" if "\n" in text else None)
@@ -153,6 +156,7 @@ def _documents(text: str) -> Iterator[Any]:
         _check_depth(text)
         while loader.check_node():
             node = loader.get_node()
+            assert node is not None
             if _weigh(node, {}) > MOST_NODES:
                 raise Unreadable("its aliases stand for too many values; write them out")
             yield loader.construct_document(node)

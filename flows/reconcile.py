@@ -50,7 +50,9 @@ async def reconcile(
     for outcome in failed:
         get_run_logger().error("%s: %s: %s", outcome.reference, outcome.action, outcome.error)
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(report.outcomes)} changes failed; the log names them")
+        raise RuntimeError(
+            f"{len(failed)} of {len(report.outcomes)} changes failed; the log names them"
+        )
     return Completed(  # type: ignore[return-value]
         data=explain.data(report.comparison), message=summary
     )

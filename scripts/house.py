@@ -18,7 +18,8 @@ from sqlalchemy.engine import URL
 
 from blocks import WorkflowService
 from deployments.gateway import Gateway
-from scripts import connect, roster_file, screen
+from scripts import connect, screen
+from scripts.roster_file import load
 from scripts.supervise import (
     CannotStart,
     Child,
@@ -95,7 +96,7 @@ async def _run(settings: Settings) -> None:
         house.env["ROTA_DATABASE_URL"] = known
         await _furnish(house, settings, gateway)
         if not (await roster.read(engine)).definitions:
-            await roster_file.load(engine, EXAMPLE)
+            await load(engine, EXAMPLE)
         await house.start("watch", "-m", "scripts.rota", "watch")
         worker = ("-m", "prefect", "worker", "start", "--pool", settings.work_pool)
         await house.start("worker", *worker, "--name", "rota-up")

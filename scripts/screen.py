@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 async def show(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> None:
     """Say where everything is and what is due next, then each run that ends."""
-    ui = gateway.address.removesuffix("/api").rstrip("/")
+    ui = gateway.address.rstrip("/").removesuffix("/api")
     say(f"Prefect's UI: {ui}")
     say("The definitions: `.venv/bin/rota db shell`, `.venv/bin/rota list`, `rota --help`")
     for line in _due(await _first_definitions(engine)):

@@ -113,7 +113,9 @@ async def stop(children: Sequence[Child]) -> None:
     for child in children:
         child.terminate()
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline and not all(child.gone for child in children):
+    while time.monotonic() < deadline:
+        if all(child.gone for child in children):
+            break
         await asyncio.sleep(0.05)
     for child in children:
         child.kill()
@@ -216,19 +218,26 @@ def announce(settings: Settings, database_url: str) -> None:
 
 def up(home: Path | None, prefect_port: int | None, service_port: int | None) -> int:
     """Run everything until SIGINT or SIGTERM; return the exit code."""
-    given = {"home": home, "prefect_port": prefect_port, "service_port": service_port}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    os.environ.update(environment(settings))
-    # Only now, for Prefect reads its settings as it is imported.
+    given = {"HOME": home, "PREFECT_PORT": prefect_port, "SERVICE_PORT": service_port}
+    os.environ |= {f"ROTA_{name}": str(value) for name, value in given.items() if value is not None}
+    settings = Settings()
+    os.environ |= environment(settings)
+    try:
+        with claimed(settings):
+            return _run(settings)
+    except CannotStart as error:
+        sys.stderr.write(f"rota up: {error}\n")
+    return 1
+
+
+def _run(settings: Settings) -> int:
+    # Only now: Prefect reads its settings, and makes its home, as it is imported.
     from scripts.house import run
     from store.database import DatabaseError
 
     try:
-        with claimed(settings):
-            return asyncio.run(run(settings))
-    except (CannotStart, DatabaseError) as error:
-        sys.stderr.write(f"rota up: {error}\n")
-        return 1
-    except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"rota up: the embedded PostgreSQL does not start: {error}\n")
-        return 1
+        return asyncio.run(run(settings))
+    except DatabaseError as error:
+        raise CannotStart(str(error)) from error
+    except (subprocess.SubprocessError, OSError) as error:
+        raise CannotStart(f"the definitions database does not start: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,9 +77,14 @@ def engine(address: URL) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={
             "timeout": 10,
-            "server_settings": {"application_name": "rota", "timezone": "UTC"},
+            "server_settings": {"application_name": application_name(), "timezone": "UTC"},
         },
     )
+
+
+def application_name() -> str:
+    """Return how the database knows this process, all of its connections alike."""
+    return f"rota {os.getpid()} on {socket.gethostname()}"[:63]
 
 
 async def connect(address: URL, **options: str) -> asyncpg.Connection:
@@ -94,7 +101,7 @@ async def connect(address: URL, **options: str) -> asyncpg.Connection:
         database=address.database,
         timeout=10,
         server_settings={
-            "application_name": "rota",
+            "application_name": application_name(),
             "tcp_keepalives_idle": "5",
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "3",

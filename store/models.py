@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, DateTime, Double, ForeignKey, Integer, Text, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Integer,
+    Text,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
@@ -19,12 +30,23 @@ SPEC_COLUMNS = (
 """The columns of a definition that belong to its user, beside its identity."""
 
 
+class Instant(TypeDecorator[datetime]):
+    """An aware instant; the infinities come as Python's first and last one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the infinities their zone, which asyncpg leaves out."""
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """All instants are stored with their zone and come back aware."""
 
     type_annotation_map = {
         str: Text,
-        datetime: DateTime(timezone=True),
+        datetime: Instant,
         float: Double,
         dict[str, Any]: JSONB,
         list[str]: ARRAY(Text),

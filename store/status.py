@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from store.models import Definition, Mark
 
-OVERLAP = timedelta(minutes=2)
+OVERLAP = timedelta(minutes=1)
 """How far back runs are read again: one that ended a moment ago may not be committed yet."""
 
 

@@ -110,7 +110,7 @@ async def define(engine: AsyncEngine, gateway: Gateway, worker: None) -> AsyncIt
         assert not report.comparison.problems
         return str(report.outcomes[-1].deployment_id)
 
-    yield define
+    return define
 
 
 async def ended(gateway: Gateway, run_id: str, seconds: float = 60) -> dict[str, Any]:

@@ -1,10 +1,18 @@
 """What the tests against a real Prefect server share."""
 
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
+import httpx
 import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
@@ -15,6 +23,18 @@ from prefect.client.schemas.filters import (
     FlowRunFilterExpectedStartTime,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deployments.gateway import Gateway
+from deployments.reconcile import Reconciler, Report
+from store import changes, roster
+from store.settings import Settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,3 +92,244 @@ class Deployed:
 @pytest.fixture
 def deployed(prefect_server: str) -> type[Deployed]:
     return Deployed
+
+
+# -- definitions, a reconciler, and a proxy between it and Prefect
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request that came to the proxy."""
+
+    method: str
+    path: str
+    body: Any
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change something in Prefect."""
+        reads = self.method == "GET" or self.path.endswith(("/filter", "/count"))
+        return not reads
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+Fault = Callable[[Call], "str | int | None"]
+"""What goes wrong with a call: a status to answer, `nothing` (no answer ever), `cut` (the
+connection breaks before Prefect hears of it), `cut after` (when Prefect has done it), `kill`
+(likewise, and the process of `victim` dies), or None."""
+
+
+class Proxy:
+    """An HTTP proxy in front of Prefect that records what it passes on, and breaks on demand."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = httpx.AsyncClient(base_url=upstream.removesuffix("/api"), timeout=60)
+        self.address = ""
+        self.calls: list[Call] = []
+        self.fault: Fault = lambda call: None
+        self.victim: int | None = None
+
+    @property
+    def writes(self) -> list[str]:
+        """The calls that may have changed something."""
+        return [str(call) for call in self.calls if call.writes]
+
+    def fail_at(self, number: int, fault: str | int) -> None:
+        """Have the `number`-th call from now on, and no other, go wrong."""
+        self.calls.clear()
+        self.fault = lambda call: fault if len(self.calls) == number else None
+
+    def mend(self) -> None:
+        """Let everything through again, and forget what came."""
+        self.calls.clear()
+        self.fault = lambda call: None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await self._pass_on(reader, writer):
+                pass
+        writer.close()
+
+    async def close(self) -> None:
+        await self._upstream.aclose()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        headers = {name.lower(): value for name, value in headers.items()}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        call = Call(method, path, json.loads(body) if body else None)
+        self.calls.append(call)
+        fault = self.fault(call)
+        if fault == "cut":
+            return False
+        if fault == "nothing":
+            await reader.read()  # until the caller gives up
+            return False
+        if isinstance(fault, int):
+            status, content = fault, b'{"detail": "the proxy says so"}'
+        else:
+            passed = {k: v for k, v in headers.items() if k not in ("host", "accept-encoding")}
+            answer = await _sent(self._upstream, method, path, content=body, headers=passed)
+            status, content = answer.status_code, answer.content
+        if fault == "kill":
+            assert self.victim is not None
+            os.kill(self.victim, signal.SIGKILL)
+        if fault in ("cut after", "kill"):
+            return False
+        writer.write(
+            f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        await writer.drain()
+        return True
+
+
+async def _sent(http: httpx.AsyncClient, method: str, path: str, **what: Any) -> httpx.Response:
+    """Sends a request until Prefect's SQLite is not locked by Prefect's own services."""
+    async with asyncio.timeout(60):
+        while (answer := await http.request(method, path, **what)).status_code == 503:
+            await asyncio.sleep(0.05)
+        return answer
+
+
+@pytest.fixture
+async def proxy(prefect_server: str) -> AsyncIterator[Proxy]:
+    """Starts a proxy in front of Prefect, and points Prefect's client to it."""
+    proxy = Proxy(prefect_server)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+    settings = {
+        PREFECT_API_URL: proxy.address,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+        PREFECT_API_REQUEST_TIMEOUT: 20,
+    }
+    with temporary_settings(updates=settings):
+        yield proxy
+    server.close()
+    await proxy.close()
+
+
+class House:
+    """One tenant's definitions, a reconciler, and what Prefect really holds of them."""
+
+    def __init__(
+        self, sql: asyncpg.Connection, engine: AsyncEngine, gateway: Gateway, prefect: str, tag: str
+    ) -> None:
+        self.tenant = f"t{uuid4().hex[:10]}"  # all tests share one Prefect
+        self.sql = sql
+        self.engine = engine
+        self.gateway = gateway
+        self.tag = tag
+        self.reconciler = Reconciler(engine, gateway, Settings(work_pool="rota", concurrency=1))
+        self.prefect = httpx.AsyncClient(base_url=prefect, timeout=60)
+
+    # the rows
+
+    async def define(self, name: str, **columns: Any) -> UUID:
+        """Inserts a definition that is due every minute, unless `columns` say otherwise."""
+        timed = {"cron", "interval_seconds", "run_at"} & columns.keys()
+        columns = {
+            "tenant": self.tenant,
+            "name": name,
+            "duty": "workflow_run",
+            "parameters": {"workflow_id": name},
+            **({} if timed else {"cron": "* * * * *"}),
+            **columns,
+        }
+        marks = ", ".join(f"${number + 1}" for number in range(len(columns)))
+        found: UUID = await self.sql.fetchval(
+            f"insert into definitions ({', '.join(columns)}) values ({marks}) returning id",
+            *map(_column, columns.values()),
+        )
+        return found
+
+    async def change(self, name: str, **columns: Any) -> None:
+        """Updates a definition."""
+        sets = ", ".join(f"{column} = ${number + 2}" for number, column in enumerate(columns))
+        changed = await self.sql.execute(
+            f"update definitions set {sets} where name = $1", name, *map(_column, columns.values())
+        )
+        assert changed == "UPDATE 1"
+
+    async def remove(self, name: str) -> None:
+        """Deletes a definition."""
+        assert await self.sql.execute("delete from definitions where name = $1", name) == "DELETE 1"
+
+    async def row(self, name: str) -> asyncpg.Record:
+        """Reads a definition."""
+        return await self.sql.fetchrow("select * from definitions where name = $1", name)
+
+    # the reconciler
+
+    async def step(self) -> Report:
+        """Deals with the notes that there are."""
+        work = await changes.begin(self.engine)
+        assert work is not None, "there is nothing to do"
+        return await self.reconciler.deal_with(work)
+
+    async def settle(self) -> None:
+        """Deals with notes until there are none, which must not take more than a few tries."""
+        for _ in range(5):
+            if work := await changes.begin(self.engine):
+                await self.reconciler.deal_with(work)
+        assert await changes.waiting(self.engine) == 0
+
+    # Prefect, past the gateway and the proxy
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Does in Prefect what somebody may do in its UI."""
+        answer = await _sent(self.prefect, method, path, json=body)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    async def deployments(self) -> dict[str, dict[str, Any]]:
+        """Reads all deployments of this database by name, without the tenant."""
+        body = {"deployments": {"tags": {"all_": [self.tag]}}, "sort": "NAME_ASC"}
+        found = await self.call("POST", "/deployments/filter", body)
+        by_name = {one["name"].partition(".")[2]: one for one in found}
+        assert len(by_name) == len(found), "two deployments have one name"
+        return by_name
+
+    async def deployment(self, name: str) -> dict[str, Any]:
+        """Reads one deployment by its name."""
+        return (await self.deployments())[name]
+
+    async def runs(self, name: str) -> list[datetime]:
+        """Reads when the runs of a deployment are due that have not begun."""
+        chosen = {
+            "deployment_id": {"any_": [(await self.deployment(name))["id"]]},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+        }
+        body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_ASC"}
+        runs = await self.call("POST", "/flow_runs/filter", body)
+        return [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
+
+    async def close(self) -> None:
+        body = {"deployments": {"tags": {"all_": [self.tag]}}}
+        for deployment in await self.call("POST", "/deployments/filter", body):
+            await self.call("DELETE", f"/deployments/{deployment['id']}")
+        await self.prefect.aclose()
+
+
+def _column(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+@pytest.fixture
+async def house(
+    sql: asyncpg.Connection, engine: AsyncEngine, proxy: Proxy, prefect_server: str, pool: str
+) -> AsyncIterator[House]:
+    """Yields an empty house, whose reconciler talks to Prefect through `proxy`."""
+    tag = f"rota:{(await roster.read(engine, [])).instance}"
+    async with Gateway.connect() as gateway:
+        house = House(sql, engine, gateway, prefect_server, tag)
+        await sql.execute("insert into tenants (slug) values ($1)", house.tenant)
+        await sql.execute("delete from changes")
+        proxy.calls.clear()
+        yield house
+        await house.close()

@@ -84,6 +84,17 @@ async def test_columns_come_back_as_python_speaks_of_them(engine, sql, nightly):
     assert one.timeout_seconds == 90
 
 
+async def test_infinities_come_back_aware(engine, sql, nightly):
+    await sql.execute(
+        "update definitions set starts_at = '-infinity', ends_at = 'infinity', "
+        "paused_until = 'infinity'"
+    )
+
+    [one] = (await roster.read(engine)).definitions
+    assert one.starts_at == datetime.min.replace(tzinfo=UTC)
+    assert one.ends_at == one.paused_until == datetime.max.replace(tzinfo=UTC)
+
+
 async def test_a_definition_is_found_by_its_address(engine, three):
     found = await roster.find(engine, "zoo/a")
 

@@ -272,8 +272,13 @@ REFUSED = [
     ("anchor_at", "now()", "anchor_at: only with interval_seconds"),
     *(
         (column, date, f"{column}: from the year 1900 to 9000")
-        for column in ("run_at", "starts_at", "ends_at", "paused_until", "created_at", "updated_at")
+        for column in ("run_at", "created_at", "updated_at")
         for date in ("'infinity'", "'-infinity'", "'20000-01-01'", "'0044-03-15 BC'")
+    ),
+    *(
+        (column, date, f"{column}: from the year 1900 to 9000, or infinity")
+        for column in ("starts_at", "ends_at", "paused_until")
+        for date in ("'20000-01-01'", "'0044-03-15 BC'")
     ),
     *(
         (column, value, f"{column}: {what}")

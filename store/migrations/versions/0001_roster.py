@@ -15,11 +15,12 @@ WATCHED = (
 SLUG = r"'^[a-z0-9]+(-[a-z0-9]+)*$'"
 
 
-def _dates(*columns: str) -> str:
-    # PostgreSQL's go far beyond what Python can read, and have two infinities.
+def _dates(*columns: str, but: str = "") -> str:
+    # PostgreSQL's go far beyond what Python can read.
     return ",\n".join(
-        f"""    constraint "{column}: from the year 1900 to 9000"
-        check ({column} between '1900-01-01 00:00Z' and '9000-01-01 00:00Z')"""
+        f"""    constraint "{column}: from the year 1900 to 9000{but and f", or {but}"}"
+        check ({column} between '1900-01-01 00:00Z' and '9000-01-01 00:00Z'
+            {but and f"or not isfinite({column})"})"""
         for column in columns
     )
 
@@ -116,7 +117,8 @@ create table definitions (
     constraint "anchor_at: only with interval_seconds"
         check (anchor_at is null or interval_seconds is not null),
     constraint "ends_at: later than starts_at" check (ends_at > starts_at),
-{_dates("anchor_at", "run_at", "starts_at", "ends_at", "paused_until", "created_at", "updated_at")},
+{_dates("anchor_at", "run_at", "created_at", "updated_at")},
+{_dates("starts_at", "ends_at", "paused_until", but="infinity")},
 {_json("parameters")},
 {_json("job_variables")}
 );

@@ -1,0 +1,124 @@
+"""`rota run` and `rota history`: one definition's runs in Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from deployments.gateway import Gateway
+from scripts import session, show
+from store import roster
+from store.models import Definition
+from store.settings import Settings
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+POLL_SECONDS = 1.0
+AHEAD = 100
+"""So many runs that are not due yet may stand before those that were."""
+
+
+async def run(settings: Settings, reference: str, param: list[str], wait: bool, json: bool) -> int:
+    """Start a run; with `wait`, return 0 only if it completes."""
+    parameters = _parameters(param)
+    async with session.database(settings) as engine:
+        one = await session.definition(engine, reference)
+        suspended = (await roster.read(engine, [])).suspended
+    deployment_id = _runnable(one, suspended)
+    async with session.prefect() as gateway:
+        made = await gateway.create_run(deployment_id, parameters, None)
+        if not json:
+            show.line(f"{reference}: run {made['name']} ({made['id']})")
+        if wait:
+            made = await _ended(gateway, made["id"])
+    if json:
+        show.json(_data(made))
+    elif wait:
+        show.line(
+            f"{made['state_name']}: {_message(made)}" if _message(made) else made["state_name"]
+        )
+    return 0 if not wait or made["state_type"] == "COMPLETED" else 1
+
+
+async def history(settings: Settings, reference: str, limit: int, json: bool) -> int:
+    """Print the runs of a definition that were due, the latest first."""
+    async with session.database(settings) as engine:
+        one = await session.definition(engine, reference)
+    runs: list[dict[str, Any]] = []
+    if one.deployment_id is not None:
+        async with session.prefect() as gateway:
+            found = await gateway.runs(str(one.deployment_id), limit + AHEAD)
+        runs = [_data(run) for run in found if _was_due(run)][:limit]
+    if json:
+        show.json(runs)
+        return 0
+    columns = ("occurrence", "started", "finished", "state", "by", "message")
+    show.table(
+        columns,
+        (
+            [show.when(run[name]) for name in columns[:3]] + [run[name] for name in columns[3:]]
+            for run in runs
+        ),
+    )
+    return 0
+
+
+def _parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise session.Refused(f"--param: {pair!r} is no name=value.")
+        try:
+            parameters[name] = jsonlib.loads(text)
+        except ValueError:
+            parameters[name] = text
+    return parameters
+
+
+def _runnable(one: Definition, suspended: frozenset[str]) -> str:
+    if one.tenant in suspended:
+        raise session.Refused(
+            f"The tenant {one.tenant} is suspended; `rota unsuspend {one.tenant}` lets it run."
+        )
+    if one.problem:
+        raise session.Refused(f"{one.reference} has a problem: {one.problem}")
+    if one.deployment_id is None:
+        raise session.Refused(
+            f"{one.reference} has no deployment yet; `rota watch` makes it, or `rota apply`."
+        )
+    return str(one.deployment_id)
+
+
+async def _ended(gateway: Gateway, run_id: str) -> dict[str, Any]:
+    while True:
+        found = await gateway.run(run_id)
+        if found["state_type"] in FINAL:
+            return found
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _was_due(run: dict[str, Any]) -> bool:
+    due = datetime.fromisoformat(run["expected_start_time"])
+    return run["state_type"] != "SCHEDULED" or due <= datetime.now(UTC)
+
+
+def _data(run: dict[str, Any]) -> dict[str, Any]:
+    by_schedule = run["auto_scheduled"] or (run.get("created_by") or {}).get("type") == "SCHEDULE"
+    return {
+        "id": run["id"],
+        "name": run["name"],
+        "occurrence": run["expected_start_time"],
+        "started": run["start_time"],
+        "finished": run["end_time"],
+        "state": run["state_name"],
+        "by": "schedule" if by_schedule else "manual",
+        "message": _message(run),
+        "parameters": run["parameters"],
+    }
+
+
+def _message(run: dict[str, Any]) -> str:
+    return str((run.get("state") or {}).get("message") or "")

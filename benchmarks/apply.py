@@ -174,6 +174,7 @@ class Benchmark:
         try:
             await connection.execute("delete from flow_run")
             await connection.execute("delete from deployment")
+            await connection.execute("delete from work_queue where name <> 'default'")
         finally:
             await connection.close()
 
@@ -198,9 +199,7 @@ def watch_command() -> list[str]:
 
 
 def _rota(*arguments: str) -> list[str]:
-    if (PROJECT / "scripts" / "rota.py").exists():
-        return python("-c", "from scripts.rota import main; main()", *arguments)
-    return python("-m", "benchmarks.rota", arguments[0])
+    return python("-m", "scripts.rota", *arguments)
 
 
 async def run(servers: Servers, options: argparse.Namespace) -> list[Figure]:

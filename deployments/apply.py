@@ -74,7 +74,9 @@ class _Applier:
         deployed, spec = update.deployed, update.desired
         changed = {difference.field for difference in update.differences}
         if "schedules" in changed:
-            await self._remove_schedules(deployed, spec)
+            # Before the PATCH, which would be refused for a schedule that has no slug.
+            for schedule_id in deployed.foreign_schedules:
+                await self.gateway.delete_schedule(deployed.id, schedule_id)
         body: dict[str, Any] = {
             BODY[field]: getattr(spec, field) for field in BODY if field in changed
         }
@@ -86,20 +88,16 @@ class _Applier:
         if "schedules" in changed and spec.schedules:
             body["schedules"] = spec.schedules
         await self.gateway.update(deployed.id, body)
+        if deployed.own_schedule and not spec.schedules:
+            # A PATCH never removes one. After it, so that after a crash in between the difference
+            # is still to be seen, and the version does not stay behind.
+            await self.gateway.delete_schedule(deployed.id, deployed.own_schedule)
         await self._make_runs(deployed.id, spec)
         return deployed.id
 
     async def delete(self, deployed: Deployed) -> str:
         await self.gateway.delete(deployed.id)
         return deployed.id
-
-    async def _remove_schedules(self, deployed: Deployed, spec: DeploymentSpec) -> None:
-        # A PATCH changes and adds schedules by their slugs, and never removes one.
-        surplus = list(deployed.foreign_schedules)
-        if deployed.own_schedule and not spec.schedules:
-            surplus.append(deployed.own_schedule)
-        for schedule_id in surplus:
-            await self.gateway.delete_schedule(deployed.id, schedule_id)
 
     async def _make_runs(self, deployment_id: str, spec: DeploymentSpec) -> None:
         # Prefect drops the future runs at every write, and its scheduler looks only from its own

@@ -47,8 +47,6 @@ def _one(
     # Ten thousand deployments share a handful of schemas; keeping one of each saves the memory.
     schema = answer["parameter_openapi_schema"] or {}
     schema = schemas.setdefault(repr(schema), schema)
-    limit = answer.get("global_concurrency_limit") or {}
-    options = answer.get("concurrency_options") or {}
     spec = DeploymentSpec(
         definition_id=str(answer["labels"].get("rota.definition", "")),
         flow_name=flow_name,
@@ -59,7 +57,7 @@ def _one(
         parameter_schema=schema,
         schedules=tuple(_schedule(one) for one in schedules),
         paused=bool(answer["paused"]),
-        overlap=options.get("collision_strategy") if limit.get("limit") == 1 else None,
+        overlap=_overlap(answer),
         tags=tuple(answer["tags"]),
         work_pool=answer["work_pool_name"],
         work_queue=answer["work_queue_name"],
@@ -72,6 +70,14 @@ def _one(
         own_schedule=own[0] if own else None,
         foreign_schedules=tuple(str(one["id"]) for one in schedules if str(one["id"]) not in own),
     )
+
+
+def _overlap(answer: Mapping[str, Any]) -> str | None:
+    limit = (answer.get("global_concurrency_limit") or {}).get("limit")
+    if limit is None:
+        return None
+    strategy = (answer.get("concurrency_options") or {}).get("collision_strategy")
+    return strategy if limit == 1 and strategy else f"at most {limit}"  # not of Rota's making
 
 
 def _schedule(answer: Mapping[str, Any]) -> dict[str, Any]:

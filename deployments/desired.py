@@ -166,6 +166,27 @@ def build_for(definition: Definition) -> Schedule | None:
     )
 
 
+def missed_once(definition: Definition, schedule: Schedule | None) -> datetime | None:
+    """Return the one date of a definition that was ahead when it was written, and has not run.
+
+    Whoever applies it late has to have its run made from that date on. A date that a pause has
+    let pass is not missed.
+    """
+    if not isinstance(schedule, Once) or _had_passed(definition):
+        return None
+    begins = _begins(definition)
+    held_back = begins is not None and schedule.at < begins
+    return None if held_back or _is_spent(definition, schedule) else schedule.at
+
+
+def _had_passed(definition: Definition) -> bool:
+    return definition.run_at is not None and definition.run_at < definition.updated_at
+
+
+def _is_spent(definition: Definition, schedule: Once) -> bool:
+    return definition.last_run_at is not None and definition.last_run_at >= schedule.at
+
+
 def _check_once(definition: Definition, schedule: Schedule | None) -> None:
     """Refuse a date outside of its window, and one that had passed when it was written.
 
@@ -178,8 +199,7 @@ def _check_once(definition: Definition, schedule: Schedule | None) -> None:
         raise Problem(f"{due} lies before starts_at; move one of them, or clear starts_at")
     if definition.ends_at is not None and schedule.at > definition.ends_at:
         raise Problem(f"{due} lies after ends_at; move one of them, or clear ends_at")
-    spent = definition.last_run_at is not None and definition.last_run_at >= schedule.at
-    if schedule.at < definition.updated_at and not spent:
+    if _had_passed(definition) and not _is_spent(definition, schedule):
         raise Problem(
             f"{due} had passed when it was written; give a time ahead, or null to run on demand "
             "only"

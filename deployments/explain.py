@@ -124,5 +124,6 @@ def _masked(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    # A line break would begin another line of the plan, or of the log.
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -79,6 +79,10 @@ class Gateway:
             )
         except httpx.HTTPStatusError as error:
             raise _answered(error.response) from error
+        except ValueError as error:  # of the CSRF token, which the client asks for by itself
+            raise PrefectUnavailable(
+                f"{self.address} answers what is no JSON; is it Prefect's API?"
+            ) from error
         except httpx.HTTPError as error:
             raise PrefectUnavailable(
                 f"Prefect at {self.address} does not answer "

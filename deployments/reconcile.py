@@ -21,12 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments import current
 from deployments.apply import Outcome, apply
-from deployments.desired import Desired, Rules, Wanted, desired
+from deployments.desired import Desired, Rules, Wanted, desired, missed_once
 from deployments.duties import discover
 from deployments.gateway import Gateway, PrefectRefused
 from deployments.plan import Changes, Plan, calculate
 from deployments.policy import Policy, sync
-from deployments.schedule import Once
 from deployments.spec import Deployed
 from store import changes as notes
 from store import roster, status
@@ -182,7 +181,8 @@ class Reconciler:
 
         def since(definition_id: str) -> datetime:
             began = work.since.get(UUID(definition_id), now)
-            return min(began, _missed_once(comparison.desired.wanted[definition_id], began, rows))
+            schedule = comparison.desired.wanted[definition_id].schedule
+            return min(began, missed_once(rows[definition_id], schedule) or began)
 
         rows = {str(one.id): one for one in comparison.roster.definitions}
         outcomes = await apply(
@@ -287,15 +287,6 @@ def _without_taken(plan: Plan, taken: Iterable[Deployed]) -> tuple[Plan, dict[st
     }
     create = tuple(one for one in plan.changes.create if one.definition_id not in conflicts)
     return replace(plan, changes=replace(plan.changes, create=create)), conflicts
-
-
-def _missed_once(wanted: Wanted, began: datetime, rows: Mapping[str, Definition]) -> datetime:
-    """Return the one date of a definition that passed before anybody could apply it."""
-    schedule = wanted.schedule
-    row = rows[wanted.spec.definition_id]
-    if not isinstance(schedule, Once) or row.last_run_at is not None:
-        return began
-    return schedule.at if schedule.at >= row.updated_at else began
 
 
 def _status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,20 +35,34 @@ async def run_now(
         deployments.gateway.PrefectError: Prefect is away, or refuses the parameters.
     """
     async with Gateway.connect() as gateway:
-        deployment_id = await _deployment(gateway, reference)
-        made = await gateway.create_run(deployment_id, parameters or {}, idempotency_key)
+        deployment = await _deployment(gateway, reference)
+        made = await start(gateway, deployment, parameters or {}, idempotency_key)
     return FlowRun.model_validate(made)
 
 
-async def _deployment(gateway: Gateway, reference: str) -> str:
-    tenant, slash, name = reference.partition("/")
-    if not (tenant and slash and name):
-        raise CannotRun(f"{reference!r} is no definition's address; write it as tenant/name.")
-    found = [
-        one
-        for one in await gateway.named([f"{tenant}.{name}"])
-        if any(tag.startswith("rota:") for tag in one["tags"])
-    ]
+async def start(
+    gateway: Gateway,
+    deployment: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    idempotency_key: str | None = None,
+) -> dict[str, Any]:
+    """Make a run of a deployment, as Prefect answers with it.
+
+    Raises:
+        CannotRun: A parameter is none of the duty's. (Prefect would make a run that crashes.)
+        deployments.gateway.PrefectError: Prefect is away, or refuses the parameters.
+    """
+    known = (deployment["parameter_openapi_schema"] or {}).get("properties", {})
+    for name in parameters:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+            raise CannotRun(f"The duty takes no parameter {name!r}; {meant}")
+    return await gateway.create_run(str(deployment["id"]), parameters, idempotency_key)
+
+
+async def _deployment(gateway: Gateway, reference: str) -> dict[str, Any]:
+    found = await deployments_of(gateway, reference)
     if not found:
         raise CannotRun(
             f"Prefect has no deployment of {reference}; `rota show {reference}` says why."
@@ -57,4 +72,20 @@ async def _deployment(gateway: Gateway, reference: str) -> str:
             f"Prefect has {len(found)} deployments of {reference}, of several databases; run one "
             "of them by its id, or delete those of databases that are gone."
         )
-    return str(found[0]["id"])
+    return found[0]
+
+
+async def deployments_of(gateway: Gateway, reference: str) -> list[dict[str, Any]]:
+    """Return the deployments that Rota made of a definition, in whichever database it is.
+
+    Raises:
+        CannotRun: `reference` is not in the form tenant/name.
+    """
+    tenant, slash, name = reference.partition("/")
+    if not (tenant and slash and name):
+        raise CannotRun(f"{reference!r} is no definition's address; write it as tenant/name.")
+    return [
+        one
+        for one in await gateway.named([f"{tenant}.{name}"])
+        if any(tag.startswith("rota:") for tag in one["tags"])
+    ]

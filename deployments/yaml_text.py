@@ -67,7 +67,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> ScalarNode:
-    return dumper.represent_scalar(f"{_TAG}str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else None
+    if not all(char.isprintable() or char == "\n" for char in text):
+        style = '"'  # where the exotic line breaks are escaped, which every reader folds
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
 
 for _name, _pattern, _first in _CORE:
@@ -127,6 +130,8 @@ def is_json(value: Any) -> str | None:
         return is_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no number in JSON; leave it out"
+    if isinstance(value, int | float) and abs(value) >= 2**63:
+        return "a number in it has more than 64 bits; write it as text, in quotes"
     if value is None or isinstance(value, bool | int | float):
         return None
     return f"a {type(value).__name__} is no JSON; write it as text, in quotes"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -146,7 +147,11 @@ async def _guard(settings: Settings) -> None:
         await asyncio.sleep(1)
         if embedded.running_url(settings.pgdata) is None:
             screen.say("The definitions database ended; starting it again")
-            await asyncio.to_thread(embedded.start, settings.pgdata)
+            try:
+                await asyncio.to_thread(embedded.start, settings.pgdata)
+            except (subprocess.SubprocessError, OSError) as error:
+                screen.say(f"It does not start: {error}; {settings.pgdata / 'log'} says why")
+                await asyncio.sleep(10)
 
 
 async def _furnish(house: House, settings: Settings, gateway: Gateway) -> None:

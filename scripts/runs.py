@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deployments.gateway import Gateway
+from deployments.runs import deployments_of, start
 from scripts import session, show
 from store import roster
 from store.models import Definition
@@ -26,9 +27,9 @@ async def run(settings: Settings, reference: str, param: list[str], wait: bool, 
     async with session.database(settings) as engine:
         one = await session.definition(engine, reference)
         suspended = (await roster.read(engine, [])).suspended
-    deployment_id = _runnable(one, suspended)
+    _check(one, suspended)
     async with session.prefect() as gateway:
-        made = await gateway.create_run(deployment_id, parameters, None)
+        made = await start(gateway, await _deployment(gateway, one), parameters)
         if not json:
             show.line(f"{reference}: run {made['name']} ({made['id']})")
         if wait:
@@ -78,7 +79,7 @@ def _parameters(pairs: Iterable[str]) -> dict[str, Any]:
     return parameters
 
 
-def _runnable(one: Definition, suspended: frozenset[str]) -> str:
+def _check(one: Definition, suspended: frozenset[str]) -> None:
     if one.tenant in suspended:
         raise session.Refused(
             f"The tenant {one.tenant} is suspended; `rota unsuspend {one.tenant}` lets it run."
@@ -89,7 +90,15 @@ def _runnable(one: Definition, suspended: frozenset[str]) -> str:
         raise session.Refused(
             f"{one.reference} has no deployment yet; `rota watch` makes it, or `rota apply`."
         )
-    return str(one.deployment_id)
+
+
+async def _deployment(gateway: Gateway, one: Definition) -> dict[str, Any]:
+    for found in await deployments_of(gateway, one.reference):
+        if found["id"] == str(one.deployment_id):
+            return found
+    raise session.Refused(
+        f"Prefect has no longer a deployment of {one.reference}; `rota apply` makes it anew."
+    )
 
 
 async def _ended(gateway: Gateway, run_id: str) -> dict[str, Any]:

@@ -81,7 +81,8 @@ async def _first_definitions(engine: AsyncEngine) -> list[Definition]:
     """Wait a little for `watch` to have applied what is new."""
     for _ in range(20):
         definitions = await _definitions(engine)
-        if any(one.next_run_at for one in definitions):
+        now = datetime.now(UTC)
+        if any(one.next_run_at and one.next_run_at > now for one in definitions):
             return definitions
         await asyncio.sleep(0.5)
     return await _definitions(engine)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from sqlalchemy.engine import URL
 
 with warnings.catch_warnings():
@@ -28,15 +32,48 @@ def start(pgdata: Path) -> PostgresServer:
 
     Raises:
         OSError: The directory cannot be made or written.
+        subprocess.SubprocessError: The server does not start; its log is `pgdata/log`.
     """
     pgdata.parent.mkdir(parents=True, exist_ok=True)
-    return get_server(pgdata, cleanup_mode=None)
+    if running_url(pgdata) is None:
+        _forget_the_dead(pgdata)
+    server = get_server(pgdata, cleanup_mode=None)
+    # For one that this process had started before, the package returns what it remembers.
+    with server._lock:
+        server.ensure_postgres_running()
+    return server
+
+
+def _forget_the_dead(pgdata: Path) -> None:
+    """Remove the lock files of a server that was killed.
+
+    The package, and PostgreSQL itself, believe in any process of that number: a zombie, where
+    nobody collects them, or a stranger, after a reboot. The files protect the data from a second
+    server for as long as a process of the first works on it, so those are waited for.
+    """
+    info = PostmasterInfo.read_from_pgdata(pgdata)
+    if info is None:
+        return
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(_works_on(pgdata)):
+        time.sleep(0.05)
+    if not any(_works_on(pgdata)):
+        (pgdata / "postmaster.pid").unlink(missing_ok=True)
+        if info.socket_dir is not None:
+            (info.socket_dir / f".s.PGSQL.{info.port}.lock").unlink(missing_ok=True)
+
+
+def _works_on(pgdata: Path) -> Iterator[bool]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE:
+                yield Path(process.cwd()) == pgdata
 
 
 def running_url(pgdata: Path, database: str = "postgres") -> URL | None:
     """Return the address of the server that runs on `pgdata`, if one does."""
     info = PostmasterInfo.read_from_pgdata(pgdata)
-    if info is None or not info.is_running() or info.socket_dir is None:
+    if info is None or info.socket_dir is None or not _is_server(info.process):
         return None
     return URL.create(
         "postgresql+asyncpg",
@@ -44,3 +81,13 @@ def running_url(pgdata: Path, database: str = "postgres") -> URL | None:
         database=database,
         query={"host": str(info.socket_dir)},
     )
+
+
+def _is_server(process: psutil.Process | None) -> bool:
+    with suppress(psutil.Error):
+        return (
+            process is not None
+            and process.name() == "postgres"
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    return False

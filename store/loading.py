@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm.attributes import flag_modified
 
 from store.models import Definition, Tenant
 
@@ -113,6 +115,7 @@ def _put(
         loaded.created.append(reference)
     elif changed := differing(row, values):
         for column, value in changed.items():
+            flag_modified(row, column)  # or true in place of 1 would not count as a change
             setattr(row, column, value)
         loaded.updated.append(reference)
     else:
@@ -121,4 +124,12 @@ def _put(
 
 def _comparable(column: str, value: Any) -> Any:
     # To Python, true is 1 and equals 1.0.
-    return json.dumps(value, sort_keys=True) if column in _JSON else value
+    if column not in _JSON:
+        return value
+    text = json.dumps(value, sort_keys=True)
+    return json.loads(text, parse_float=_as_stored, parse_int=str, parse_constant=str)
+
+
+def _as_stored(number: str) -> str:
+    # PostgreSQL writes no exponents: it gives 1e+16 back as a whole number.
+    return f"{Decimal(number):f}"

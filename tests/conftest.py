@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -145,7 +145,7 @@ def prefect_server(prefect_home: Path) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    process = start_prefect(prefect_home, port)
+    process = _start_prefect(prefect_home, port)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFECT_API_URL", url)
@@ -154,7 +154,7 @@ def prefect_server(prefect_home: Path) -> Iterator[str]:
                 # Logs still on their way would look for the server until long after its end.
                 APILogHandler().flush()
     finally:
-        end_group(process)
+        _end_group(process)
 
 
 @pytest.fixture
@@ -179,7 +179,27 @@ async def pool(prefect_server: str) -> str:
     return "rota"
 
 
-def start_prefect(home: Path, port: int) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def start_prefect() -> Callable[[Path, int], subprocess.Popen[bytes]]:
+    """Gives what starts a Prefect server that a test may kill."""
+    return _start_prefect
+
+
+@pytest.fixture
+def end_group() -> Callable[..., None]:
+    """Gives what ends such a server, by SIGTERM unless told otherwise."""
+    return _end_group
+
+
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """Yields a directory whose path leaves room for that of a socket."""
+    home = Path(tempfile.mkdtemp(dir=HOME))
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _start_prefect(home: Path, port: int) -> subprocess.Popen[bytes]:
     """Starts Prefect's server as Rota does, and waits until it answers."""
     url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"
@@ -201,11 +221,11 @@ def start_prefect(home: Path, port: int) -> subprocess.Popen[bytes]:
             if httpx.get(f"{url}/health").is_success:
                 return process
         time.sleep(0.1)
-    end_group(process)
+    _end_group(process)
     pytest.fail(f"Prefect's server did not start:\n{log.read_text()[-4000:]}")
 
 
-def end_group(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM) -> None:
+def _end_group(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM) -> None:
     """Ends a process that leads its group, and whatever it has left behind."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, by)

@@ -99,7 +99,7 @@ class Up:
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> float:
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        with contextlib.suppress(AssertionError, ValueError):
+        with contextlib.suppress(AssertionError, ValueError, psutil.Error):
             if condition():
                 return time.monotonic() - began
         time.sleep(0.2)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -116,9 +116,12 @@ class Call:
 
 
 Fault = Callable[[Call], "str | int | None"]
-"""What goes wrong with a call: a status to answer, `nothing` (no answer ever), `cut` (the
-connection breaks before Prefect hears of it), `cut after` (when Prefect has done it), `kill`
-(likewise, and the process of `victim` dies), or None."""
+"""What goes wrong with a call: a status to answer, `page` (somebody else's), `nothing` (no answer
+ever), `cut` (the connection breaks before Prefect hears of it), `cut after` (when Prefect has done
+it), `kill` (likewise, and the process of `victim` dies), or None."""
+
+Gate = Callable[[Call], Awaitable[None]]
+"""Holds a call back for as long as it likes, before it is passed on."""
 
 
 class Proxy:
@@ -129,6 +132,7 @@ class Proxy:
         self.address = ""
         self.calls: list[Call] = []
         self.fault: Fault = lambda call: None
+        self.gate: Gate | None = None
         self.victim: int | None = None
 
     @property
@@ -163,6 +167,8 @@ class Proxy:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         call = Call(method, path, json.loads(body) if body else None)
         self.calls.append(call)
+        if self.gate is not None:
+            await self.gate(call)
         fault = self.fault(call)
         if fault == "cut":
             return False
@@ -171,6 +177,8 @@ class Proxy:
             return False
         if isinstance(fault, int):
             status, content = fault, b'{"detail": "the proxy says so"}'
+        elif fault == "page":
+            status, content = 200, b"<html>Please sign in.</html>"
         else:
             passed = {k: v for k, v in headers.items() if k not in ("host", "accept-encoding")}
             answer = await _sent(self._upstream, method, path, content=body, headers=passed)
@@ -182,7 +190,8 @@ class Proxy:
             return False
         writer.write(
             f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n".encode()
+            # Else Prefect's client sleeps for a second or two after a 503, even if it gives up.
+            f"Content-Length: {len(content)}\r\nRetry-After: 0\r\n\r\n".encode()
             + content
         )
         await writer.drain()
@@ -192,9 +201,11 @@ class Proxy:
 async def _sent(http: httpx.AsyncClient, method: str, path: str, **what: Any) -> httpx.Response:
     """Sends a request until Prefect's SQLite is not locked by Prefect's own services."""
     async with asyncio.timeout(60):
-        while (answer := await http.request(method, path, **what)).status_code == 503:
+        while True:
+            answer = await http.request(method, path, **what)
+            if answer.status_code != 503:
+                return answer
             await asyncio.sleep(0.05)
-        return answer
 
 
 @pytest.fixture

@@ -243,6 +243,7 @@ REFUSED = [
     ("name", _long(64), "name: lower-case letters, digits, single dashes; at most 63"),
     ("title", _long(256), "title: at most 255 characters"),
     ("description", _long(16385), "description: at most 16384 characters"),
+    ("duty", _long(1_000_000), "duty: at most 255 characters"),
     ("parameters", "'[]'", "parameters: a JSON object"),
     ("parameters", "'null'", "parameters: a JSON object"),
     (

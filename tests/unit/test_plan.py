@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.plan import Changes, Plan, calculate
@@ -139,6 +139,7 @@ DEPLOYED = st.lists(SPECS | st.sampled_from([A, A_COPY, A_ANEW, NAMELESS]), max_
 )
 
 
+@settings(deadline=None)
 @given(ROSTER, DEPLOYED)
 def test_second_apply_changes_nothing(desired, current):
     first = calculate(desired, current).changes
@@ -148,6 +149,7 @@ def test_second_apply_changes_nothing(desired, current):
     assert calculate(desired, after).changes == Changes()
 
 
+@settings(deadline=None)
 @given(ROSTER, DEPLOYED, st.sets(st.sampled_from("1234")))
 def test_held_definitions_are_never_touched(desired, current, held):
     changes = calculate([one for one in desired if one.definition_id not in held], current, held)
@@ -160,6 +162,7 @@ def test_held_definitions_are_never_touched(desired, current, held):
     assert touched.isdisjoint(held)
 
 
+@settings(deadline=None)
 @given(ROSTER, DEPLOYED)
 def test_every_deployment_is_accounted_for_once(desired, current):
     plan = calculate(desired, current)

@@ -58,7 +58,8 @@ create table definitions (
         constraint "title: at most 255 characters" check (length(title) <= 255),
     description text
         constraint "description: at most 16384 characters" check (length(description) <= 16384),
-    duty text not null,
+    duty text not null
+        constraint "duty: at most 255 characters" check (length(duty) <= 255),
     parameters jsonb not null default '{{}}'
         constraint "parameters: a JSON object"
         check (jsonb_typeof(parameters) = 'object')

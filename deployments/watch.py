@@ -19,7 +19,6 @@ from uuid import UUID
 
 import asyncpg
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments import explain
@@ -51,7 +50,7 @@ POLL_SECONDS = 10.0
 NAP_SECONDS = 1.0
 LONGEST_NAP_SECONDS = 15.0
 
-AWAY = (PrefectError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+AWAY = (PrefectError, *database.AWAY)
 """What passes by itself when the other side comes back."""
 
 

@@ -24,7 +24,7 @@ async def reconcile(
     """
     # Unlike the other duties this one is about Rota itself; a worker that runs only the others
     # need not have what these bring along.
-    from deployments import explain
+    from deployments import block, explain
     from deployments.gateway import Gateway
     from deployments.policy import POLICIES
     from deployments.reconcile import Reconciler, Report
@@ -33,7 +33,7 @@ async def reconcile(
 
     settings = Settings()
     async with (
-        database.opened(database.url(settings)) as engine,
+        database.opened(await block.find(settings)) as engine,
         Gateway.connect() as gateway,
     ):
         reconciler = Reconciler(engine, gateway, settings, POLICIES[policy])
@@ -43,9 +43,7 @@ async def reconcile(
             report = await reconciler.sweep()
     summary = explain.summary(report.comparison)
     rows = explain.table(report.comparison)
-    await acreate_table_artifact(
-        rows or [{"change": "none"}], key="rota-plan", description=summary
-    )
+    await acreate_table_artifact(rows or [{"change": "none"}], key="rota-plan", description=summary)
     failed = [one for one in report.outcomes if one.error]
     for outcome in failed:
         get_run_logger().error("%s: %s: %s", outcome.reference, outcome.action, outcome.error)

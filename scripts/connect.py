@@ -13,9 +13,6 @@ from store.settings import Settings
 if TYPE_CHECKING:
     from deployments.gateway import Gateway
 
-BLOCK = "rota"
-"""The name of the Prefect block of type Async SQLAlchemy Connector."""
-
 
 async def find(settings: Settings) -> URL:
     """Return the address, asking Prefect only if nothing nearer knows it.
@@ -26,6 +23,7 @@ async def find(settings: Settings) -> URL:
     """
     if _is_near(settings):
         return database.url(settings)
+    from deployments.block import BLOCK
     from deployments.gateway import PrefectUnavailable
 
     try:
@@ -49,31 +47,12 @@ async def resolve(settings: Settings, gateway: Gateway) -> URL:
         deployments.gateway.PrefectUnavailable: Prefect is asked, and does not answer.
         store.database.DatabaseError: Nothing knows it.
     """
+    from deployments import block
+
     if _is_near(settings):
         return database.url(settings)
     await gateway.version()  # says so if Prefect is away, in the gateway's words
-    return await from_block() or database.url(settings)
-
-
-async def from_block() -> URL | None:
-    """Return the address that Prefect's block holds, if there is that block.
-
-    Raises:
-        store.database.DatabaseError: It is none that Rota can use.
-    """
-    from prefect.exceptions import ObjectNotFound
-    from prefect_sqlalchemy import AsyncSqlAlchemyConnector
-
-    try:
-        block = await AsyncSqlAlchemyConnector.aload(BLOCK)
-    except ValueError as error:
-        if isinstance(error.__cause__, ObjectNotFound):
-            return None
-        raise database.DatabaseError(
-            f"Prefect's block async-sqlalchemy-connector/{BLOCK} cannot be loaded; save it with "
-            "the driver postgresql+asyncpg."
-        ) from error
-    return database.parse(block._rendered_url.render_as_string(hide_password=False))
+    return await block.find(settings)
 
 
 def _is_near(settings: Settings) -> bool:

@@ -18,8 +18,9 @@ from prefect.workers.process import ProcessWorker
 from sqlalchemy.engine import URL
 
 from blocks import WorkflowService
+from deployments.block import from_block
 from deployments.gateway import Gateway
-from scripts import connect, screen
+from scripts import screen
 from scripts.roster_file import load
 from scripts.supervise import (
     CannotStart,
@@ -126,8 +127,8 @@ async def _database(settings: Settings, gateway: Gateway) -> AsyncIterator[URL]:
     if own:
         yield database.parse(own.get_secret_value())
         return
-    if block := await connect.from_block():
-        yield block
+    if named := await from_block():
+        yield named
         return
     screen.say("Starting the definitions database ...")
     server = await asyncio.to_thread(embedded.start, settings.pgdata)

@@ -12,12 +12,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.gateway import Gateway, PrefectError
 from deployments.spec import owner_tag
-from store import roster
+from store import database, roster
 from store.models import Definition
 from store.settings import Settings
 
@@ -68,7 +67,7 @@ class _Ended:
         try:
             instance = (await roster.read(self.engine, [])).instance
             found = await self.gateway.ended_since(owner_tag(instance), self.since)
-        except (PrefectError, SQLAlchemyError, OSError):
+        except (PrefectError, *database.AWAY):
             return []  # whoever is away comes back, and its keeper has said so
         fresh = [run for run in reversed(found) if run["id"] not in self.seen]
         self.seen = {run["id"] for run in found}
@@ -91,7 +90,7 @@ async def _first_definitions(engine: AsyncEngine) -> list[Definition]:
 async def _definitions(engine: AsyncEngine) -> list[Definition]:
     try:
         return (await roster.read(engine)).definitions
-    except (SQLAlchemyError, OSError):
+    except database.AWAY:
         return []
 
 

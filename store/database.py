@@ -24,6 +24,10 @@ from store.settings import Settings
 _UPGRADE_LOCK = 0x526F7461_0001
 
 
+AWAY = (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+"""What is raised while the database is away: on its way out or in, or not to be reached."""
+
+
 class DatabaseError(Exception):
     """The definitions database is not as it must be; the message says what to do."""
 

@@ -104,7 +104,7 @@ def test_a_roster_is_planned_applied_and_left_alone(rota: Rota):
     )
 
     planned = rota("plan", "--json")
-    assert planned.returncode == 2
+    assert planned.returncode == 2, planned.stderr
     assert json.loads(planned.stdout)["create"] == ["acme/minutely", "acme/on-demand"]
 
     applied = rota("apply")

@@ -82,10 +82,10 @@ class Benchmark:
     async def second(self, rows: int, seconds: float, peak_mb: float | None) -> None:
         """Measure an apply that has nothing to do, and count its calls in another one."""
         usage = self._measure(f"second-apply-{rows}", apply_command(), 120)
-        async with counting(self.servers.api) as (api, counts):
+        with counting(self.servers.api) as (api, counts):
             log = self.servers.directory / f"counted-apply-{rows}.log"
             env = self.servers.environment(api)
-            await asyncio.to_thread(measure, apply_command(), env, log, 300)
+            measure(apply_command(), env, log, 300)
         await self._expect_deployments(rows)
         if not counts.calls:
             raise BenchmarkError("no call went through the counting proxy")
@@ -274,7 +274,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = _options(sys.argv[1:])
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: left to asyncio, it would wait for the end of the process that is measured.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     machine = Machine.this(shlex.join(["scripts/bench", *sys.argv[1:]]))
     try:
@@ -283,8 +284,6 @@ def main() -> int:
     except BenchmarkError as error:
         say(f"scripts/bench: {error}")
         return 1
-    except KeyboardInterrupt:
-        return 130
     print(markdown(figures, machine))
     if options.json:
         found = document(figures, machine)

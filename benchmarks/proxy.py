@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import uvicorn
@@ -15,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.processes import free_port
+from benchmarks.processes import free_port, wait_until
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -40,35 +42,47 @@ class Counts:
             self.writes[call] += 1
 
 
-@asynccontextmanager
-async def counting(api: str) -> AsyncIterator[tuple[str, Counts]]:
-    """Yield the address of a proxy for `api`, and what has passed through it."""
+@contextmanager
+def counting(api: str) -> Iterator[tuple[str, Counts]]:
+    """Yield the address of a proxy for `api`, and what has passed through it.
+
+    It runs in a thread, so that the caller may wait for a process that calls it.
+    """
     counts = Counts()
-    async with httpx.AsyncClient(timeout=120) as client:
+    port = free_port()
 
-        async def forward(request: Request) -> Response:
-            path = request.url.path.removeprefix("/api")
-            counts.add(request.method, path)
-            answer = await client.request(
-                request.method,
-                f"{api}{path}",
-                params=request.query_params,
-                headers=[(k, v) for k, v in request.headers.items() if k != "host"],
-                content=await request.body(),
+    async def serve() -> None:
+        async with httpx.AsyncClient(timeout=120) as client:
+            endpoint = functools.partial(_forward, api, client, counts)
+            server.config.app = Starlette(
+                routes=[Route("/api/{path:path}", endpoint, methods=METHODS)]
             )
-            headers = {k: v for k, v in answer.headers.items() if k not in _HOP}
-            return Response(answer.content, answer.status_code, headers)
+            await server.serve()
 
-        port = free_port()
-        proxy = Starlette(routes=[Route("/api/{path:path}", forward, methods=METHODS)])
-        server = uvicorn.Server(
-            uvicorn.Config(proxy, "127.0.0.1", port, log_level="warning", lifespan="off")
-        )
-        task = asyncio.create_task(server.serve())
-        try:
-            while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-                await asyncio.sleep(0.01)
-            yield f"http://127.0.0.1:{port}/api", counts
-        finally:
-            server.should_exit = True
-            await task
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(), "127.0.0.1", port, log_level="warning", lifespan="off")
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "the counting proxy", 10)
+        yield f"http://127.0.0.1:{port}/api", counts
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+async def _forward(
+    api: str, client: httpx.AsyncClient, counts: Counts, request: Request
+) -> Response:
+    path = request.url.path.removeprefix("/api")
+    counts.add(request.method, path)
+    answer = await client.request(
+        request.method,
+        f"{api}{path}",
+        params=request.query_params,
+        headers=[(k, v) for k, v in request.headers.items() if k != "host"],
+        content=await request.body(),
+    )
+    headers = {k: v for k, v in answer.headers.items() if k not in _HOP}
+    return Response(answer.content, answer.status_code, headers)

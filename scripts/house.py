@@ -8,8 +8,10 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from blocks import WorkflowService
 from deployments.block import from_block
-from deployments.gateway import Gateway
+from deployments.gateway import Gateway, PrefectError
 from scripts import screen
 from scripts.roster_file import load
 from scripts.supervise import (
@@ -35,6 +37,10 @@ from store import database, embedded, roster
 from store.settings import Settings
 
 START_SECONDS = 120.0
+
+BOOT_SECONDS = 20.0
+"""How long a run may take from its claim to its beginning, at most."""
+
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "roster.yaml"
 
 
@@ -47,13 +53,19 @@ class House:
         self.children: list[Child] = []
         self.keepers: list[asyncio.Task[None]] = []
 
-    async def start(self, name: str, *arguments: str, **env: str) -> Child:
-        """Start a child and keep it running."""
+    async def start(
+        self,
+        name: str,
+        *arguments: str,
+        after: Callable[[], Awaitable[None]] | None = None,
+        **env: str,
+    ) -> Child:
+        """Start a child and keep it running; `after` is called after each restart."""
         log = self.settings.home.resolve() / "logs" / f"{name}.log"
         child = Child(name, arguments, self.env | env, log)
         await child.start()
         self.children.append(child)
-        self.keepers.append(asyncio.create_task(child.keep(screen.say)))
+        self.keepers.append(asyncio.create_task(child.keep(screen.say, after)))
         return child
 
     async def stop(self) -> None:
@@ -100,11 +112,26 @@ async def _run(settings: Settings) -> None:
         if not (await roster.read(engine)).definitions:
             await load(engine, EXAMPLE)
         await house.start("watch", "-m", "scripts.rota", "watch")
+        await _hand_back(settings, gateway)
         worker = ("-m", "prefect", "worker", "start", "--pool", settings.work_pool)
-        await house.start("worker", *worker, "--name", "rota-up")
+        again = partial(_hand_back, settings, gateway, BOOT_SECONDS)
+        await house.start("worker", *worker, "--name", "rota-up", after=again)
         announce(settings, known)
         stack.callback(settings.pid_file.unlink, missing_ok=True)
         await screen.show(settings, engine, gateway)
+
+
+async def _hand_back(settings: Settings, gateway: Gateway, seconds: float = 0) -> None:
+    """Free what a worker that is gone had claimed and not begun; Prefect never would.
+
+    A worker claims runs some seconds before they are due. `seconds` is how long what it had
+    started before it died may still take to begin.
+    """
+    died = datetime.now(UTC) - timedelta(seconds=BOOT_SECONDS if not seconds else 0)
+    await asyncio.sleep(seconds)
+    with contextlib.suppress(PrefectError):
+        for run in await gateway.claimed_before(settings.work_pool, died):
+            await gateway.hand_back(run, "Its worker ended before it had begun.")
 
 
 async def _healthy(server: Child, url: str) -> None:

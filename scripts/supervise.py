@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,8 +59,15 @@ class Child:
                 preexec_fn=_die_with_parent(),
             )
 
-    async def keep(self, say: Callable[[str], None]) -> None:
-        """Start the process again whenever it ends, the more slowly the oftener."""
+    async def keep(
+        self, say: Callable[[str], None], after: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Start the process again whenever it ends, the more slowly the oftener.
+
+        Args:
+            say: Is told of each end.
+            after: Makes up for what the end left undone, once there is a successor.
+        """
         pause = 1.0
         while True:
             assert self.process is not None
@@ -70,6 +77,8 @@ class Child:
             say(f"{self.name} ended with {code} (see {self.log}); starting it again")
             await asyncio.sleep(pause)
             await self.start()
+            if after is not None:
+                await after()
 
     def terminate(self) -> None:
         """Ask the process and what it started to stop."""

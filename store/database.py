@@ -70,7 +70,10 @@ def parse(text: str) -> URL:
         raise DatabaseError(
             f"The definitions database must be PostgreSQL, not {parsed.get_backend_name()}."
         )
-    return parsed.set(drivername="postgresql+asyncpg")
+    query = dict(parsed.query)
+    if "sslmode" in query:  # libpq's name of what asyncpg calls ssl, with the same values
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
 def engine(address: URL) -> AsyncEngine:
@@ -103,6 +106,7 @@ async def connect(address: URL, **options: str) -> asyncpg.Connection:
         user=address.username,
         password=str(address.password) if address.password else None,
         database=address.database,
+        ssl=query.get("ssl"),
         timeout=10,
         server_settings={
             "application_name": application_name(),

@@ -234,3 +234,27 @@ def _end_group(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIG
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+# -- programs of the system's own
+
+_missing: dict[str, str] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test whose program is not here, and says so at the end; CI may not skip."""
+    for mark in item.iter_markers("needs"):
+        program, package = mark.args
+        if shutil.which(program) is None:
+            _missing[program] = package
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{program} is missing, and CI tests everything")
+            pytest.skip(f"{program} is missing")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for program, package in _missing.items():
+        terminalreporter.write_line(
+            f"Not tested for want of {program}: install the package {package}, "
+            f"on Debian with `apt-get install {package}`."
+        )

@@ -7,7 +7,7 @@ import shutil
 
 from sqlalchemy.engine import URL
 
-from scripts import connect, show
+from scripts import session, show
 from scripts.session import Refused
 from store import database
 from store.settings import Settings
@@ -15,7 +15,7 @@ from store.settings import Settings
 
 async def upgrade(settings: Settings) -> int:
     """Bring the tables to this version."""
-    address = await connect.find(settings)
+    address = await session.find(settings)
     async with database.opened(address) as engine:
         try:
             before = await database.upgrade(engine)
@@ -32,13 +32,13 @@ async def upgrade(settings: Settings) -> int:
 
 async def url(settings: Settings, show_password: bool) -> int:
     """Print the database's address as psql takes it."""
-    show.line(_shown(await connect.find(settings), show_password))
+    show.line(_shown(await session.find(settings), show_password))
     return 0
 
 
 async def shell(settings: Settings, arguments: list[str]) -> int:
     """Become psql; the password, if there is one, is not for everyone to see."""
-    address = libpq(await connect.find(settings))
+    address = libpq(await session.find(settings))
     if address.password:
         os.environ["PGPASSWORD"] = str(address.password)
     without_password = URL.create(

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from deployments.gateway import Gateway
 from deployments.watch import STALE_SECONDS
-from scripts import connect, errors, session, show
+from scripts import errors, session, show
 from scripts.server import PROJECT
 from store import changes, database, status
 from store.models import Change, Definition
@@ -77,7 +77,7 @@ async def _examine(settings: Settings) -> AsyncIterator[Finding]:
             gateway = None
             yield _failed("Prefect's server", error, "start it, or mend PREFECT_API_URL")
         try:
-            address = await connect.find(settings)
+            address = await session.find(settings)
             engine = await stack.enter_async_context(database.opened(address))
             yield await _server(engine)
             await session.check_tables(engine)

@@ -55,9 +55,9 @@ def up(
     service_port: Annotated[int | None, typer.Option(help="Port of the example service.")] = None,
 ) -> None:
     """Run everything on this machine, in the foreground, until Ctrl-C."""
-    from scripts import supervise
+    from scripts import start
 
-    raise typer.Exit(supervise.up(home, prefect_port, service_port))
+    raise typer.Exit(start.up(home, prefect_port, service_port))
 
 
 @app.command()

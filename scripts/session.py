@@ -13,6 +13,7 @@ from urllib.request import getproxies
 from store.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from deployments.gateway import Gateway
@@ -44,12 +45,52 @@ async def database(settings: Settings) -> AsyncIterator[AsyncEngine]:
         Refused: They are not, or nobody answers.
         sqlalchemy.exc.SQLAlchemyError: The database lets nobody in.
     """
-    from scripts import connect
     from store.database import opened
 
-    async with opened(await connect.find(settings)) as engine:
+    async with opened(await find(settings)) as engine:
         await check_tables(engine)
         yield engine
+
+
+async def find(settings: Settings) -> URL:
+    """Return the database's address, asking Prefect only if nothing nearer knows it.
+
+    Raises:
+        Refused: Nothing knows it, and Prefect does not answer.
+        store.database.DatabaseError: Nothing knows it.
+    """
+    import store.database
+
+    if settings.database_url or settings.running():
+        return store.database.url(settings)
+    from deployments.block import BLOCK
+    from deployments.gateway import PrefectUnavailable
+
+    try:
+        async with prefect() as gateway:
+            return await resolve(settings, gateway)
+    except PrefectUnavailable as away:
+        try:
+            return store.database.url(settings)
+        except store.database.DatabaseError:
+            raise Refused(
+                "ROTA_DATABASE_URL is not set, no `rota up` runs in "
+                f"{settings.home.resolve()}, and Prefect cannot be asked for its block "
+                f"{BLOCK!r}: {away}"
+            ) from away
+
+
+async def resolve(settings: Settings, gateway: Gateway) -> URL:
+    """Return the address that `find` does, if Prefect is there to be asked.
+
+    Raises:
+        deployments.gateway.PrefectUnavailable: Prefect is asked, and does not answer.
+        store.database.DatabaseError: Nothing knows it.
+    """
+    from deployments import block
+
+    await gateway.version()  # says so if Prefect is away, in the gateway's words
+    return await block.find(settings)
 
 
 async def check_tables(engine: AsyncEngine) -> None:

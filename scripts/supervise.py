@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -223,30 +222,3 @@ def announce(settings: Settings, database_url: str) -> None:
     path = settings.pid_file
     path.touch(mode=0o600)  # the address may hold a password
     path.write_text(json.dumps(said))
-
-
-def up(home: Path | None, prefect_port: int | None, service_port: int | None) -> int:
-    """Run everything until SIGINT or SIGTERM; return the exit code."""
-    given = {"HOME": home, "PREFECT_PORT": prefect_port, "SERVICE_PORT": service_port}
-    os.environ |= {f"ROTA_{name}": str(value) for name, value in given.items() if value is not None}
-    settings = Settings()
-    os.environ |= environment(settings)
-    try:
-        with claimed(settings):
-            return _run(settings)
-    except CannotStart as error:
-        sys.stderr.write(f"rota up: {error}\n")
-    return 1
-
-
-def _run(settings: Settings) -> int:
-    # Only now: Prefect reads its settings, and makes its home, as it is imported.
-    from scripts.house import run
-    from store.database import DatabaseError
-
-    try:
-        return asyncio.run(run(settings))
-    except DatabaseError as error:
-        raise CannotStart(str(error)) from error
-    except (subprocess.SubprocessError, OSError) as error:
-        raise CannotStart(f"the definitions database does not start: {error}") from error

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from deployments.gateway import Gateway
 from deployments.policy import POLICIES
 from deployments.watch import AWAY, LONGEST_NAP_SECONDS, NAP_SECONDS, Watch
-from scripts import connect, errors, session
+from scripts import errors, session
 from store import database
 from store.settings import Settings
 
@@ -43,7 +43,7 @@ async def _ready(settings: Settings, gateway: Gateway) -> URL:
     said = ""
     while True:
         try:
-            address = await connect.resolve(settings, gateway)
+            address = await session.resolve(settings, gateway)
             async with database.opened(address) as engine:
                 await session.check_tables(engine)
             return address

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,6 +54,8 @@ class _Applier:
     def __init__(self, gateway: Gateway, since: Since) -> None:
         self.gateway = gateway
         self.since = since
+        self._queues: set[tuple[str | None, str | None]] = set()
+        self._turns: dict[tuple[str | None, str | None], asyncio.Lock] = {}
 
     async def create(self, spec: DeploymentSpec) -> str:
         body = {
@@ -66,7 +69,8 @@ class _Applier:
             **_queue(spec),
             **_overlap(spec),
         }
-        deployment_id = await self.gateway.create(body)
+        async with self._alone_if_first(spec):
+            deployment_id = await self.gateway.create(body)
         await self._make_runs(deployment_id, spec)
         return deployment_id
 
@@ -87,7 +91,11 @@ class _Applier:
             body |= _overlap(spec)
         if "schedules" in changed and spec.schedules:
             body["schedules"] = spec.schedules
-        await self.gateway.update(deployed.id, body)
+        if changed & {"work_pool", "work_queue"}:
+            async with self._alone_if_first(spec):
+                await self.gateway.update(deployed.id, body)
+        else:
+            await self.gateway.update(deployed.id, body)
         if deployed.own_schedule and not spec.schedules:
             # A PATCH never removes one. After it, so that after a crash in between the difference
             # is still to be seen, and the version does not stay behind.
@@ -98,6 +106,21 @@ class _Applier:
     async def delete(self, deployed: Deployed) -> str:
         await self.gateway.delete(deployed.id)
         return deployed.id
+
+    @asynccontextmanager
+    async def _alone_if_first(self, spec: DeploymentSpec) -> AsyncIterator[None]:
+        """Let the first write into a queue go alone.
+
+        Prefect makes the queue with it, and of two that both make it one is refused with 409.
+        """
+        queue = (spec.work_pool, spec.work_queue)
+        if queue not in self._queues:
+            async with self._turns.setdefault(queue, asyncio.Lock()):
+                if queue not in self._queues:
+                    yield
+                    self._queues.add(queue)
+                    return
+        yield
 
     async def _make_runs(self, deployment_id: str, spec: DeploymentSpec) -> None:
         # Prefect drops the future runs at every write, and its scheduler looks only from its own

@@ -93,6 +93,11 @@ def desired(definitions: Iterable[Definition], rules: Rules, at: datetime) -> De
             wanted[str(definition.id)] = want(definition, rules, at)
         except Problem as problem:
             problems[str(definition.id)] = str(problem)
+        except Exception as error:  # whatever a row may hold, it is no reason to stop the others
+            problems[str(definition.id)] = (
+                f"Rota fails on this row with {type(error).__name__}: {_short(str(error))}; change "
+                "what was written last"
+            )
     return Desired(wanted, problems)
 
 

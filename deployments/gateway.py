@@ -256,6 +256,31 @@ class Gateway:
         }
         return int(await self._call("POST", "/flow_runs/count", body))
 
+    async def scheduled(
+        self, deployment_ids: Sequence[str], since: datetime
+    ) -> list[dict[str, Any]]:
+        """Return the runs of these deployments that wait to start, due after `since`."""
+        found: list[dict[str, Any]] = []
+        for some in _batches(sorted(deployment_ids), PAGE // 2):
+            body = {
+                "flow_runs": {
+                    "deployment_id": {"any_": some},
+                    "state": {"type": {"any_": ["SCHEDULED"]}},
+                    "expected_start_time": {"after_": since.isoformat()},
+                }
+            }
+            async for page in self._pages("/flow_runs/filter", body):
+                found += page
+        return found
+
+    async def delete_scheduled(self, run_ids: Sequence[str]) -> None:
+        """Delete those of the runs that still wait to start."""
+        for some in _batches(run_ids, 50):
+            # By their state as well: a worker may have claimed one meanwhile. Never by nothing:
+            # an empty filter deletes any fifty runs.
+            body = {"id": {"any_": some}, "state": {"type": {"any_": ["SCHEDULED"]}}}
+            await self._call("POST", "/flow_runs/bulk_delete", {"flow_runs": body})
+
     async def claimed_before(self, pool: str, until: datetime) -> list[dict[str, Any]]:
         """Return the runs of `pool` that a worker claimed before `until`, and has not begun."""
         body = {

@@ -7,6 +7,7 @@
 5. Notes are made of what is to be written, before the first write.
 6. `apply` writes, and then has the future runs made from the notes' instant on.
 7. The rows' status columns are written, and the notes deleted that were dealt with.
+8. A little later, what was updated is looked at once more: see `settle`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,10 +27,11 @@ from deployments.duties import discover
 from deployments.gateway import Gateway, PrefectRefused
 from deployments.plan import Changes, Plan, calculate
 from deployments.policy import Policy, sync
+from deployments.settle import remove_stale
 from deployments.spec import Deployed
 from store import changes as notes
 from store import roster, status
-from store.changes import Work
+from store.changes import Look, Work
 from store.models import Definition
 from store.roster import Roster
 from store.settings import Settings
@@ -105,10 +107,12 @@ class Reconciler:
         self,
         announce: Callable[[Comparison], None] = lambda comparison: None,
         progress: Callable[[Outcome], None] = lambda outcome: None,
+        noted: Work | None = None,
     ) -> Report:
         """Mend every difference, and report it.
 
         Args:
+            noted: Notes so many that a sweep is the quickest way to deal with them.
             announce: Is told what there is to do, before it is done.
             progress: Is told of each change what became of it.
         """
@@ -116,6 +120,9 @@ class Reconciler:
             comparison = await self.compare()
             announce(comparison)
             work = await notes.note(self.engine, "drift", _subjects(comparison.plan.changes))
+            work = work.joined_with(noted) if noted else work
+            if noted:
+                await self._stop_or_go(noted, comparison.roster)
             await self._hold_suspended(comparison.roster)
             return await self._carry_out(comparison, work, progress)
 
@@ -127,9 +134,10 @@ class Reconciler:
             return await self._deal_with(work)
 
     async def _deal_with(self, work: Work) -> Report:
-        found = await roster.read(self.engine, list(work.since), work.tenants)
+        # By name as well: a note may be of a definition that another has taken the name of.
+        found = await roster.read(self.engine, list(work.since), work.tenants, work.names)
         await self._stop_or_go(work, found)
-        names = {f"{tenant}.{name}" for tenant, name in work.deleted}
+        names = {f"{tenant}.{name}" for tenant, name in work.names}
         names |= {f"{one.tenant}.{one.name}" for one in found.definitions}
         there = await current.named(self.gateway, found.instance, names)
         comparison = await self._compare(
@@ -197,18 +205,48 @@ class Reconciler:
         await self._record(report, now)
         failed = {outcome.definition_id for outcome in report.unfinished}
         await notes.finish(
-            self.engine, [note for note, about in work.notes.items() if str(about) not in failed]
+            self.engine,
+            [note for note, about in work.notes.items() if str(about) not in failed],
+            self._looks(report, work),
         )
         return report
 
     async def _make_up(self, comparison: Comparison, work: Work) -> None:
-        """Have the runs made that a write dropped whose writer died before it could."""
-        for deployed in comparison.plan.unchanged:
-            spec = deployed.spec
-            if spec.schedules and not spec.paused:
-                definition_id = UUID(spec.definition_id)
-                if definition_id in work.resumed:
-                    await self.gateway.make_runs(deployed.id, work.since[definition_id])
+        """Look once more at what was written before, and has not changed since.
+
+        Its writer may have died before it had the runs made that the write dropped, or the
+        scheduler may have put back runs of the version before.
+        """
+        written = {
+            one.id: one
+            for one in comparison.plan.unchanged
+            if UUID(one.spec.definition_id) in work.resumed
+        }
+        if not written:
+            return
+        since = {key: work.since[UUID(one.spec.definition_id)] for key, one in written.items()}
+        stale = await remove_stale(self.gateway, list(written.values()), since)
+        for key, one in written.items():
+            settled = UUID(one.spec.definition_id) in work.settling and key not in stale
+            if one.spec.schedules and not one.spec.paused and not settled:
+                await self.gateway.make_runs(key, since[key])
+
+    def _looks(self, report: Report, work: Work) -> list[Look]:
+        """Return what is to be looked at once more: soon after a write, and again at the end."""
+        last = timedelta(seconds=self.settings.settle_seconds)
+        updated = {
+            UUID(outcome.definition_id)
+            for outcome in report.outcomes
+            if outcome.action == "update" and not outcome.error
+        }
+        looks = []
+        for one in report.comparison.roster.definitions if last else ():
+            if one.id in updated or one.id in work.resumed - work.settling:
+                looks.append(Look(one.tenant, one.name, one.id, work.at, work.at + last / 6))
+            elif one.id in work.settling and work.at - work.since[one.id] < last / 2:
+                began = work.since[one.id]
+                looks.append(Look(one.tenant, one.name, one.id, began, began + last))
+        return looks
 
     async def _record(self, report: Report, now: datetime) -> None:
         comparison = report.comparison

@@ -29,6 +29,7 @@ from deployments.reconcile import MANY, Reconciler, Report
 from deployments.schedule import InvalidSchedule
 from deployments.spec import owner_tag
 from store import changes, database, roster, status
+from store.changes import Work
 from store.models import Definition
 from store.settings import Settings
 from store.status import Ended
@@ -160,15 +161,22 @@ class Watch:
                     if datetime.now(UTC) >= sweep_at:
                         finished = await self._sweep() and finished
                         sweep_at = datetime.now(UTC) + self._sweep_interval
+                    due_at = await self._next_note()
                 except AWAY as error:
                     logger.warning("%s; trying again in %.0f s.", _reason(error), nap)
                     finished = False
                 if finished:
                     nap = NAP_SECONDS
-                    await self._wait(held, min(sweep_at, self._next_alarm))
+                    await self._wait(held, min(sweep_at, self._next_alarm, due_at))
                 elif not held.lost:
-                    await asyncio.sleep(nap)
+                    await self._wait(held, datetime.now(UTC) + timedelta(seconds=nap))
                     nap = min(nap * 2, LONGEST_NAP_SECONDS)
+
+    async def _next_note(self) -> datetime:
+        left = await changes.next_due(self.engine)
+        # Not at once, if there are any: whoever wrote them notifies, after committing.
+        left = timedelta(seconds=POLL_SECONDS) if left is None else max(left, timedelta(0))
+        return datetime.now(UTC) + left
 
     @property
     def _sweep_interval(self) -> timedelta:
@@ -185,16 +193,14 @@ class Watch:
         finished = True
         while finished and (work := await changes.begin(self.engine)):
             if work.everything or len(work.since) > MANY:
-                finished = await self._sweep()
-                if finished:
-                    await changes.finish(self.engine, work.notes)
+                finished = await self._sweep(work)
             else:
                 report = await self.reconciler.deal_with(work)
                 finished = self._tell_of(report)
         return finished
 
-    async def _sweep(self) -> bool:
-        report = await self.reconciler.sweep()
+    async def _sweep(self, noted: Work | None = None) -> bool:
+        report = await self.reconciler.sweep(noted=noted)
         self._alarms.clear()
         finished = self._tell_of(report, drift=True)
         done = [one for one in report.outcomes if not one.error]

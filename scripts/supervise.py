@@ -203,6 +203,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
         "ROTA_HOME": str(home),
+        # SQLite lets one write at a time; more calls at once only make it answer 503.
+        "ROTA_CONCURRENCY": os.environ.get("ROTA_CONCURRENCY", "1"),
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
@@ -16,6 +16,9 @@ from store.models import Change
 CHANNEL = "rota"
 """What the triggers notify."""
 
+SETTLE = "settle"
+"""The operation of a note that asks for one more look at what was written."""
+
 _WRITER = 0x526F7461_0002
 
 
@@ -24,20 +27,40 @@ class Work:
     """Notes that are to be dealt with together.
 
     Attributes:
+        at: When they were taken, by the database's clock.
         notes: Their ids, each with the definition that it is about, if it is about one.
         since: For each definition, the instant from which on its runs have to be there.
         resumed: The definitions that somebody began to deal with before, and did not finish.
-        deleted: The addresses of definitions that may be gone.
+        settling: Those of them that were finished, and are only looked at once more.
+        names: Tenant and name of each, for the definition may be gone, or another.
         tenants: The tenants that were written.
         everything: Whether only a sweep will do.
     """
 
+    at: datetime
     notes: dict[int, UUID | None]
     since: dict[UUID, datetime]
     resumed: frozenset[UUID]
-    deleted: frozenset[tuple[str, str]]
+    settling: frozenset[UUID]
+    names: frozenset[tuple[str, str]]
     tenants: frozenset[str]
     everything: bool
+
+    def joined_with(self, other: Work) -> Work:
+        """Return both as one; of a definition that both name, the earlier instant counts."""
+        since = self.since | other.since
+        for key in self.since.keys() & other.since.keys():
+            since[key] = min(self.since[key], other.since[key])
+        return Work(
+            at=min(self.at, other.at),
+            notes=self.notes | other.notes,
+            since=since,
+            resumed=self.resumed | other.resumed,
+            settling=other.settling - self.since.keys(),
+            names=self.names | other.names,
+            tenants=self.tenants | other.tenants,
+            everything=self.everything or other.everything,
+        )
 
 
 async def begin(engine: AsyncEngine, limit: int = 2000) -> Work | None:
@@ -47,7 +70,8 @@ async def begin(engine: AsyncEngine, limit: int = 2000) -> Work | None:
     """
     async with AsyncSession(engine) as session, session.begin():
         # Locked, so that of two who take them at once the second finds the mark of the first.
-        oldest = select(Change).order_by(Change.id).limit(limit).with_for_update()
+        due = select(Change).where(Change.due_at <= func.clock_timestamp())
+        oldest = due.order_by(Change.id).limit(limit).with_for_update()
         notes = list(await session.scalars(oldest))
         if not notes:
             return None
@@ -66,15 +90,15 @@ def _work(notes: Iterable[Change], now: datetime) -> Work:
         if note.definition_id is not None:
             began = note.started_at or now
             since[note.definition_id] = min(began, since.get(note.definition_id, began))
+    resumed = {note.definition_id for note in notes if _was_begun(note, now)}
     return Work(
+        at=now,
         notes={note.id: note.definition_id for note in notes},
         since=since,
-        resumed=frozenset(
-            note.definition_id
-            for note in notes
-            if note.definition_id is not None and _was_begun(note, now)
-        ),
-        deleted=frozenset((note.tenant, note.name) for note in notes if note.tenant and note.name),
+        resumed=frozenset(one for one in resumed if one),
+        settling=frozenset(since)
+        - {note.definition_id for note in notes if note.operation != SETTLE},
+        names=frozenset((note.tenant, note.name) for note in notes if note.tenant and note.name),
         tenants=frozenset(note.tenant for note in notes if note.tenant and not note.name),
         everything=any(note.tenant is None for note in notes),
     )
@@ -115,10 +139,40 @@ async def note(
         return _work(notes, now)
 
 
-async def finish(engine: AsyncEngine, notes: Iterable[int]) -> None:
-    """Delete notes that have been dealt with."""
+@dataclass(frozen=True)
+class Look:
+    """That something was written, and is to be looked at once more."""
+
+    tenant: str
+    name: str
+    definition_id: UUID
+    written_at: datetime
+    due_at: datetime
+
+
+async def finish(engine: AsyncEngine, notes: Iterable[int], looks: Sequence[Look] = ()) -> None:
+    """Delete notes that have been dealt with, and note what to look at once more."""
     async with AsyncSession(engine) as session, session.begin():
         await session.execute(delete(Change).where(_any(notes)))
+        rows = [
+            {
+                "operation": SETTLE,
+                "tenant": look.tenant,
+                "name": look.name,
+                "definition_id": look.definition_id,
+                "started_at": look.written_at,
+                "due_at": look.due_at,
+            }
+            for look in looks
+        ]
+        if rows:
+            await session.execute(insert(Change), rows)
+
+
+async def next_due(engine: AsyncEngine) -> timedelta | None:
+    """Return how long it is until the next note is due; None if there is none."""
+    async with AsyncSession(engine) as session:
+        return await session.scalar(select(func.min(Change.due_at) - func.clock_timestamp()))
 
 
 @asynccontextmanager
@@ -140,9 +194,10 @@ async def exclusively(engine: AsyncEngine, patience_seconds: int = 60) -> AsyncI
 
 
 async def waiting(engine: AsyncEngine) -> int:
-    """Count the notes that nobody has dealt with."""
+    """Count the notes that nobody has dealt with, not those of a mere second look."""
     async with AsyncSession(engine) as session:
-        return await session.scalar(select(func.count()).select_from(Change)) or 0
+        written = Change.operation != SETTLE
+        return await session.scalar(select(func.count()).where(written)) or 0
 
 
 def _any(ids: Iterable[int]) -> ColumnElement[bool]:

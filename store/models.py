@@ -133,7 +133,8 @@ class Change(Base):
 
     `name` is null where the whole tenant is meant, `tenant` too where everything is.
     `started_at` is set before the first call to Prefect: who finds it set took over half-done
-    work, and lets Prefect make the runs again from that instant on.
+    work, and lets Prefect make the runs again from that instant on. Before `due_at` there is
+    nothing to do: what has just been written is looked at once more, a little later.
     """
 
     __tablename__ = "changes"
@@ -147,6 +148,7 @@ class Change(Base):
         server_default=text("clock_timestamp()"), default=None
     )
     started_at: Mapped[datetime | None] = mapped_column(default=None)
+    due_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"), default=None)
 
 
 class Mark(Base):

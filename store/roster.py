@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlalchemy import ColumnElement, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from store.models import Definition, Mark, Tenant
@@ -28,10 +28,21 @@ class Roster:
 
 
 async def read(
-    engine: AsyncEngine, ids: Collection[UUID] | None = None, tenants: Collection[str] = ()
+    engine: AsyncEngine,
+    ids: Collection[UUID] | None = None,
+    tenants: Collection[str] = (),
+    names: Collection[tuple[str, str]] = (),
 ) -> Roster:
-    """Return all definitions, or those of these ids and those of these tenants."""
-    asked = true() if ids is None else or_(_ids(ids), Definition.tenant.in_(tenants))
+    """Return all definitions, or those of these ids, of these tenants, and of these names.
+
+    Args:
+        engine: The database.
+        ids: The definitions' ids; None for all definitions.
+        tenants: Slugs of tenants all of whose definitions are wanted.
+        names: Tenant and name of definitions, whatever ids they have now.
+    """
+    named = tuple_(Definition.tenant, Definition.name).in_(names)
+    asked = true() if ids is None else or_(_ids(ids), Definition.tenant.in_(tenants), named)
     async with AsyncSession(engine, expire_on_commit=False) as session:
         # One moment for all three, so that a suspension and its definitions go together.
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})

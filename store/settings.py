@@ -27,6 +27,11 @@ class Settings(BaseSettings):
         4281, ge=1, le=65535, description="Port of the example workflow service."
     )
     sweep_seconds: float = Field(300, gt=0, description="Seconds between two full sweeps.")
+    settle_seconds: float = Field(
+        20,
+        ge=0,
+        description="Seconds after a write for which Prefect's scheduler may put back old runs.",
+    )
     status_seconds: float = Field(
         3, gt=0, description="Seconds between two readings of what has run."
     )

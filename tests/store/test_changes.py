@@ -19,7 +19,7 @@ async def test_notes_become_work(engine, sql, rows, nightly):
     assert work is not None
     assert list(work.notes.values()) == [nightly]
     assert work.since.keys() == {nightly}
-    assert work.deleted == {("acme", "nightly")}
+    assert work.names == {("acme", "nightly")}
     assert (work.resumed, work.tenants, work.everything) == (frozenset(), frozenset(), False)
 
 
@@ -105,7 +105,7 @@ async def test_the_oldest_notes_are_taken_first(engine, rows, nightly):
     work = await changes.begin(engine, limit=2)
 
     assert work is not None
-    assert work.deleted == {("acme", "n0"), ("acme", "n1")}
+    assert work.names == {("acme", "n0"), ("acme", "n1")}
     assert list(work.notes) == sorted(work.notes)
     assert await changes.waiting(engine) == 5
 
@@ -116,7 +116,7 @@ async def test_a_tenants_note_is_about_no_single_definition(engine, sql, nightly
     work = await changes.begin(engine)
 
     assert work is not None
-    assert (work.tenants, work.deleted, work.since) == ({"acme"}, frozenset(), {})
+    assert (work.tenants, work.names, work.since) == ({"acme"}, frozenset(), {})
     assert work.everything is False
 
 

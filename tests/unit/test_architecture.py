@@ -37,6 +37,7 @@ FROM_PREFECT = {
     "deployments.bound": {"prefect.Flow"},
     "deployments.duties": {"prefect.Flow", "prefect.utilities.callables.parameter_schema"},
     # The shape of what it returns; it gets it by way of the gateway.
+    "deployments.block": {"prefect.exceptions.ObjectNotFound"},
     "deployments.runs": {"prefect.client.schemas.objects.FlowRun"},
 }
 

@@ -140,7 +140,8 @@ create table changes (
     name text,
     definition_id uuid,
     noted_at timestamptz not null default clock_timestamp(),
-    started_at timestamptz
+    started_at timestamptz,
+    due_at timestamptz not null default clock_timestamp()
 );
 
 create table marks (

@@ -174,9 +174,7 @@ class Watch:
 
     async def _next_note(self) -> datetime:
         left = await changes.next_due(self.engine)
-        # Not at once, if there are any: whoever wrote them notifies, after committing.
-        left = timedelta(seconds=POLL_SECONDS) if left is None else max(left, timedelta(0))
-        return datetime.now(UTC) + left
+        return datetime.now(UTC) + timedelta(seconds=POLL_SECONDS if left is None else left)
 
     @property
     def _sweep_interval(self) -> timedelta:

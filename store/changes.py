@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
@@ -169,10 +169,12 @@ async def finish(engine: AsyncEngine, notes: Iterable[int], looks: Sequence[Look
             await session.execute(insert(Change), rows)
 
 
-async def next_due(engine: AsyncEngine) -> timedelta | None:
-    """Return how long it is until the next note is due; None if there is none."""
+async def next_due(engine: AsyncEngine) -> float | None:
+    """Return in how many seconds the next note is due; None if there is none."""
     async with AsyncSession(engine) as session:
-        return await session.scalar(select(func.min(Change.due_at) - func.clock_timestamp()))
+        found = await session.execute(select(func.min(Change.due_at), func.clock_timestamp()))
+        due_at, now = found.one()
+        return None if due_at is None else (due_at - now).total_seconds()
 
 
 @asynccontextmanager

@@ -164,7 +164,8 @@ class Watched:
         return lambda: self.runs(name)
 
     async def dealt_with(self) -> bool:
-        return bool(await self.fetchval("select count(*) = 0 from changes"))
+        left = "select count(*) from changes where operation <> 'settle'"
+        return await self.fetchval(left) == 0
 
 
 @pytest.fixture

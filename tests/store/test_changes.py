@@ -242,3 +242,16 @@ async def test_a_killed_connection_gives_the_right_to_write_back(engine, sql):
 
     async with changes.exclusively(engine, patience_seconds=1):
         pass
+
+
+async def test_the_next_look_is_known_before_it_is_due(engine, sql, nightly):
+    await sql.execute("delete from changes")
+    assert await changes.next_due(engine) is None
+
+    await sql.execute(
+        "insert into changes (operation, due_at) values ('settle', now() + interval '1 minute')"
+    )
+
+    assert 55 < await changes.next_due(engine) <= 60
+    assert await changes.begin(engine) is None
+    assert await changes.waiting(engine) == 0

@@ -16,25 +16,27 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def serve(host: str, port: int) -> None:
-    """Run Prefect's server in this process until it is told to stop.
-
-    Prefect lists all time zones whenever it validates a schedule, and reads the whole zone
-    database to do so: about half of the server's time. The list does not change while a process
-    lives. Of the other half, a third goes into checking that schemas are schemas, the same few
-    four times for each deployment that is written.
-    """
-    zoneinfo.available_timezones = functools.cache(zoneinfo.available_timezones)
-    _remember_checked_schemas()
+    """Run Prefect's server in this process until it is told to stop."""
+    prepare()
     if (PROJECT / "prefect.toml").exists():
         os.chdir(PROJECT)  # Prefect reads `prefect.toml` from the working directory only.
     sys.argv = ["prefect", "server", "start", "--host", host, "--port", str(port)]
-    # Not before both are cached: Prefect takes the functions by name as it is imported.
     from prefect.cli import app
 
     app()
 
 
-def _remember_checked_schemas() -> None:
+def prepare() -> None:
+    """Mend what makes the server slow, before anything of Prefect's is imported.
+
+    Prefect lists all time zones whenever it validates a schedule, and reads the whole zone
+    database to do so: about half of the server's time. The list does not change while a process
+    lives. Of the other half, a third goes into checking that schemas are schemas, the same few
+    four times for each deployment that is written.
+
+    Prefect takes these functions by name as it is imported, so this comes first.
+    """
+    zoneinfo.available_timezones = functools.cache(zoneinfo.available_timezones)
     create = validators.create
     validators.create = lambda *args, **options: _remembering(create(*args, **options))
     _remembering(validators.Draft202012Validator)

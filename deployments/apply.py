@@ -35,7 +35,8 @@ class Outcome:
         definition_id: The definition's id.
         deployment_id: Prefect's id of the deployment, if it is known.
         error: What went wrong, if anything did.
-        again: Whether it is worth trying again as it is: Prefect was not to be had.
+        again: Whether it is worth trying again as it is.
+        away: Whether it failed because Prefect is not to be had at all.
     """
 
     action: str
@@ -44,6 +45,7 @@ class Outcome:
     deployment_id: str | None = None
     error: str | None = None
     again: bool = False
+    away: bool = False
 
 
 Since = Callable[[str], datetime]
@@ -70,7 +72,15 @@ class _Applier:
             **_overlap(spec),
         }
         async with self._alone_if_first(spec):
-            deployment_id = await self.gateway.create(body)
+            try:
+                deployment_id = await self.gateway.create(body)
+            except PrefectRefused as refused:
+                if refused.status not in (404, 409):
+                    raise
+                # Its flow may have been deleted since its id was read.
+                self.gateway.forget_flow(spec.flow_name)
+                body["flow_id"] = await self.gateway.flow_id(spec.flow_name)
+                deployment_id = await self.gateway.create(body)
         await self._make_runs(deployment_id, spec)
         return deployment_id
 
@@ -165,7 +175,7 @@ async def apply(
     writes = [_step("create", one, applier.create, one) for one in changes.create]
     writes += [_step("update", one.desired, applier.update, one) for one in changes.update]
     outcomes = await _carry_out(deletes, concurrency, progress)
-    if any(outcome.again for outcome in outcomes):
+    if any(outcome.away for outcome in outcomes):
         return outcomes + [_put_off(step) for step in writes]
     return outcomes + await _carry_out(writes, concurrency, progress)
 
@@ -194,7 +204,7 @@ async def _carry_out(
         nonlocal away
         for step in waiting:
             outcome = _put_off(step) if away else await _try(step)
-            away = away or outcome.again
+            away = away or outcome.away
             outcomes.append(outcome)
             progress(outcome)
 
@@ -212,7 +222,8 @@ async def _try(step: _Step) -> Outcome:
         # A deployment that somebody deleted a moment ago is made anew at the next try.
         return Outcome(*known, error=str(refused), again=refused.status == 404)
     except PrefectUnavailable as unavailable:
-        return Outcome(*known, error=str(unavailable), again=True)
+        error = str(unavailable)
+        return Outcome(*known, error=error, again=True, away=unavailable.away)
 
 
 def _put_off(step: _Step) -> Outcome:
@@ -222,4 +233,5 @@ def _put_off(step: _Step) -> Outcome:
         step.spec.definition_id,
         error="not tried, for Prefect is away",
         again=True,
+        away=True,
     )

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
-from deployments.spec import DeploymentSpec, environment, owner_tag, schedule_of
+from deployments.spec import POLICIES, DeploymentSpec, environment, owner_tag, schedule_of
 
 if TYPE_CHECKING:
     from deployments.duties import Duty
     from store.models import Definition
 
 OVERLAP = {"allow": None, "skip": "CANCEL_NEW", "queue": "ENQUEUE"}
+
+NEVER = datetime(9000, 1, 1, tzinfo=UTC)
+"""What lies beyond is a pause for ever; the database takes no instant of it."""
 
 LEAD = timedelta(minutes=1)
 """How long before `starts_at` a deployment resumes, so that its first run is made in time."""
@@ -143,7 +146,9 @@ def next_run(
         return None
     begins, ends = _begins(definition), _ends(definition)
     due = schedule.next_after(max(at, begins - TICK) if begins else at)
-    return None if due is None or (ends and due > ends) else due
+    if due is None or due >= NEVER or (ends and due > ends):
+        return None
+    return due
 
 
 def _duty(name: str, rules: Rules) -> Duty:
@@ -309,7 +314,8 @@ def _job_variables(definition: Definition) -> dict[str, Any]:
     own = {} if own is None else own
     if not isinstance(own, Mapping):
         raise Problem(f"job_variables.env: {_short(own)} is no object; write names and values")
-    variables["env"] = dict(own) | environment(
+    others = {name: value for name, value in own.items() if name not in POLICIES}
+    variables["env"] = others | environment(
         definition.retries, definition.retry_delay_seconds, definition.timeout_seconds
     )
     return variables

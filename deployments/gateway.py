@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -29,7 +30,15 @@ class PrefectError(Exception):
 
 
 class PrefectUnavailable(PrefectError):
-    """Prefect did not answer, or only that it cannot at the moment."""
+    """Prefect did not answer, or only that it cannot at the moment.
+
+    Attributes:
+        away: Whether no other call is likely to fare better.
+    """
+
+    def __init__(self, message: str, *, away: bool = True) -> None:
+        super().__init__(message)
+        self.away = away
 
 
 class PrefectRefused(PrefectError):
@@ -79,6 +88,8 @@ class Gateway:
             )
         except httpx.HTTPStatusError as error:
             raise _answered(error.response) from error
+        except httpx.InvalidURL as error:
+            raise PrefectRefused(400, f"{path!r} is no address") from error
         except ValueError as error:  # of the CSRF token, which the client asks for by itself
             raise PrefectUnavailable(
                 f"{self.address} answers what is no JSON; is it Prefect's API?"
@@ -153,6 +164,10 @@ class Gateway:
 
     # -- flows, pools, queues
 
+    def forget_flow(self, name: str) -> None:
+        """Ask for the flow's id anew: somebody may have deleted the flow."""
+        self._flow_names.pop(self._flow_ids.pop(name, ""), None)
+
     async def flow_id(self, name: str) -> str:
         """Return the id of the flow `name`, which is made if it is not there."""
         if name not in self._flow_ids:
@@ -188,20 +203,21 @@ class Gateway:
     async def workers(self, pool: str) -> list[dict[str, Any]]:
         """Return the workers that have polled `pool`, with their status."""
         found: list[dict[str, Any]] = []
-        async for page in self._pages(f"/work_pools/{pool}/workers/filter", {}):
+        async for page in self._pages(f"/work_pools/{_quoted(pool)}/workers/filter", {}):
             found += page
         return found
 
     async def queues(self, pool: str) -> dict[str, bool]:
         """Return the work queues of `pool`, and whether each is paused."""
         found: dict[str, bool] = {}
-        async for page in self._pages(f"/work_pools/{pool}/queues/filter", {}):
+        async for page in self._pages(f"/work_pools/{_quoted(pool)}/queues/filter", {}):
             found |= {queue["name"]: bool(queue["is_paused"]) for queue in page}
         return found
 
     async def pause_queue(self, pool: str, queue: str, paused: bool) -> None:
         """Stop a tenant's queue, or let it go on."""
-        await self._call("PATCH", f"/work_pools/{pool}/queues/{queue}", {"is_paused": paused})
+        path = f"/work_pools/{_quoted(pool)}/queues/{_quoted(queue)}"
+        await self._call("PATCH", path, {"is_paused": paused})
 
     # -- runs
 
@@ -315,12 +331,17 @@ class Gateway:
         return found
 
 
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
 def _answered(response: httpx.Response) -> PrefectError:
     detail = response.text[:500]
     with suppress(orjson.JSONDecodeError, KeyError, TypeError):
         detail = str(orjson.loads(response.content)["detail"])[:500]
     if response.status_code >= 500 or response.status_code in (408, 429):
-        return PrefectUnavailable(f"Prefect answered {response.status_code}: {detail}")
+        away = response.status_code in (408, 429, 502, 503, 504)
+        return PrefectUnavailable(f"Prefect answered {response.status_code}: {detail}", away=away)
     return PrefectRefused(response.status_code, detail)
 
 

@@ -146,7 +146,10 @@ class Reconciler:
             datetime.now(UTC),
             taken=[one for one in there if not one.owned],
         )
-        return await self._carry_out(comparison, work)
+        report = await self._carry_out(comparison, work)
+        if any(one.tenant in found.suspended for one in found.definitions):
+            await self._hold_suspended(found)  # a new definition may have brought its queue
+        return report
 
     # -- both
 
@@ -165,6 +168,11 @@ class Reconciler:
                 self.gateway, found.instance, [spec.name for spec in plan.changes.create]
             )
             taken = [one for one in named if not one.owned]
+            # Pages shift when somebody deletes a deployment while they are read.
+            if missed := [one for one in named if one.owned]:
+                there = there + missed
+                plan = calculate(wants.specs, there, wants.problems.keys())
+                plan = replace(plan, changes=self.policy(plan.changes))
         plan, conflicts = _without_taken(plan, taken)
         deployed = {one.spec.definition_id: one for one in there}
         return Comparison(found, wants, plan, conflicts, deployed)
@@ -271,12 +279,13 @@ class Reconciler:
     async def _stop_or_go(self, work: Work, found: Roster) -> None:
         """Stop or resume the queues of noted tenants, before anything slower."""
         for tenant in sorted(work.tenants):
-            for pool in self._pools(one for one in found.definitions if one.tenant == tenant):
+            definitions = [one for one in found.definitions if one.tenant == tenant]
+            for pool in await self._pools(definitions):
                 await self._pause_queue(pool, tenant, tenant in found.suspended)
 
     async def _hold_suspended(self, found: Roster) -> None:
         """Stop the queues of suspended tenants that are not; what a person stopped stays so."""
-        for pool in self._pools(found.definitions) if found.suspended else ():
+        for pool in await self._pools(found.definitions) if found.suspended else ():
             queues = await self.gateway.queues(pool)
             for tenant in found.suspended & queues.keys():
                 if not queues[tenant]:
@@ -287,11 +296,13 @@ class Reconciler:
             await self.gateway.pause_queue(pool, tenant, paused)
         except PrefectRefused as refused:
             if refused.status != 404:  # the queue comes with the tenant's first deployment
-                raise
+                logger.warning("Queue %s of pool %s: %s", tenant, pool, refused)
 
-    def _pools(self, definitions: Iterable[Definition]) -> list[str]:
+    async def _pools(self, definitions: Iterable[Definition]) -> list[str]:
+        """Return those pools of the definitions that there are; a row may name anything."""
         named = {one.work_pool for one in definitions if one.work_pool}
-        return sorted(named | {self.settings.work_pool})
+        there = await self.gateway.work_pools()
+        return sorted((named | {self.settings.work_pool}) & there.keys())
 
 
 def _subjects(changes: Changes) -> list[tuple[str, str, UUID]]:

@@ -17,6 +17,8 @@ SCHEDULE_SLUG = "definition"
 RETRIES = "ROTA_RETRIES"
 RETRY_DELAY = "ROTA_RETRY_DELAY_SECONDS"
 TIMEOUT = "ROTA_TIMEOUT_SECONDS"
+POLICIES = (RETRIES, RETRY_DELAY, TIMEOUT)
+"""The variables that the policies of a definition travel in; no row may set them itself."""
 
 
 class Key(NamedTuple):

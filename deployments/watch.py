@@ -61,9 +61,15 @@ class Lead:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
         self.noted = asyncio.Event()
+        self.gone = asyncio.Event()
 
     def wake(self, *_: object) -> None:
         """Say that there is something to do."""
+        self.noted.set()
+
+    def lose(self, *_: object) -> None:
+        """Say that the connection has ended."""
+        self.gone.set()
         self.noted.set()
 
     @property
@@ -87,7 +93,7 @@ async def lead(address: URL, engine: AsyncEngine) -> AsyncIterator[Lead | None]:
             return
         held = Lead(connection)
         await connection.add_listener(changes.CHANNEL, held.wake)
-        connection.add_termination_listener(held.wake)
+        connection.add_termination_listener(held.lose)
         await status.mark(engine, "watch", _self())
         yield held
     finally:
@@ -99,11 +105,14 @@ async def _end_if_frozen(connection: asyncpg.Connection, engine: AsyncEngine) ->
     found = await status.marked(engine, "watch")
     if found is None or found[0] < timedelta(seconds=STALE_SECONDS):
         return
-    # All of its connections: it may have been frozen while it held the right to write.
+    # All of its connections: it may have been frozen while it held the right to write. Another
+    # database of the same server may have a leader of its own.
     await connection.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and "
-        "application_name = (select application_name from pg_stat_activity join pg_locks using "
-        "(pid) where locktype = 'advisory' and granted and "
+        "datname = current_database() and application_name in (select application_name from "
+        "pg_stat_activity join pg_locks using (pid) where locktype = 'advisory' and granted and "
+        "objsubid = 1 and datname = current_database() and "
+        "database = (select oid from pg_database where datname = current_database()) and "
         "(classid::bigint << 32) + objid::bigint = $1)",
         _LEADER,
     )
@@ -140,7 +149,7 @@ class Watch:
                 async with lead(self.address, self.engine) as held:
                     if held is not None:
                         logger.info("This process leads.")
-                        await self._lead(held)
+                        await self._lead_until_lost(held)
                         logger.warning("The lead is lost.")
                     elif not said:
                         logger.info("Another process leads; this one stands by.")
@@ -149,6 +158,19 @@ class Watch:
                 logger.warning("%s; trying again.", _reason(error))
             # Followers that ask at one moment would go on to ask at one moment.
             await asyncio.sleep(FOLLOW_SECONDS * random.uniform(0.7, 1))  # noqa: S311
+
+    async def _lead_until_lost(self, held: Lead) -> None:
+        """Lead, and leave off in the middle of whatever it is when somebody else does."""
+        leading = asyncio.create_task(self._lead(held))
+        lost = asyncio.create_task(held.gone.wait())
+        try:
+            await asyncio.wait({leading, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if leading.done():
+                await leading
+        finally:
+            leading.cancel()
+            lost.cancel()
+            await asyncio.gather(leading, lost, return_exceptions=True)
 
     async def _lead(self, held: Lead) -> None:
         async with _in_background(self._beat), _in_background(self._tell):
@@ -164,6 +186,9 @@ class Watch:
                     due_at = await self._next_note()
                 except AWAY as error:
                     logger.warning("%s; trying again in %.0f s.", _reason(error), nap)
+                    finished = False
+                except Exception:  # what a row or an answer may bring about is no reason to end
+                    logger.exception("Something unforeseen; trying again in %.0f s.", nap)
                     finished = False
                 if finished:
                     nap = NAP_SECONDS
@@ -302,6 +327,10 @@ async def _in_background(step: Callable[[], Awaitable[None]]) -> AsyncIterator[N
                 await step()
             except AWAY as error:
                 logger.debug("%s", _reason(error))
+                await asyncio.sleep(NAP_SECONDS)
+            except Exception:  # or it would end unseen
+                logger.exception("Something unforeseen beside the notes; trying again.")
+                await asyncio.sleep(LONGEST_NAP_SECONDS)
 
     task = asyncio.create_task(repeat())
     try:

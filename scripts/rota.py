@@ -300,6 +300,8 @@ def doctor(json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; an error that is to be expected is one sentence."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         app()
     except BrokenPipeError:  # `rota list | head`

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.gateway import Gateway, PrefectError
 from deployments.spec import owner_tag
+from scripts.show import harmless
 from store import database, roster
 from store.models import Definition
 from store.settings import Settings
@@ -28,7 +29,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def say(line: str) -> None:
     """Print one line at once."""
-    console.print(Text(f"{datetime.now(UTC):%H:%M:%S}  {line}"))
+    console.print(Text(harmless(f"{datetime.now(UTC):%H:%M:%S}  {line}")))
     sys.stdout.flush()
 
 
@@ -103,7 +104,7 @@ def _line(run: dict[str, Any]) -> str:
     reference = run["labels"].get("rota.reference", run["name"])
     message = (run.get("state") or {}).get("message") or ""
     seconds = float(run["total_run_time"] or 0)
-    return f"{reference}  {run['state_name']}  {seconds:.1f} s  {message[:120]}"
+    return harmless(f"{reference}  {run['state_name']}  {seconds:.1f} s  {message[:120]}")
 
 
 def _table(definitions: list[Definition]) -> Table:
@@ -117,9 +118,9 @@ def _table(definitions: list[Definition]) -> Table:
             Text(one.duty),
             _time(one.next_run_at),
             _time(one.last_run_at),
-            one.last_status or "",
+            Text(one.last_status or ""),
             str(one.run_count),
-            Text(one.problem or ""),
+            Text(harmless(one.problem or "")),
         )
     if len(definitions) > MOST:
         table.caption = f"and {len(definitions) - MOST} more: rota list"

@@ -16,6 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# A title may hold what a terminal obeys: it shows as a sign instead. Line ends stay.
+_OBEYED = dict.fromkeys((*range(32), *range(127, 160)), "�")
+del _OBEYED[ord("\n")]
+
+
+def harmless(text: str) -> str:
+    """Return text without what a terminal would take for a command."""
+    return text.translate(_OBEYED)
+
 
 def json(value: Any) -> None:
     """Print a value as JSON, instants in UTC with a Z."""
@@ -24,19 +33,19 @@ def json(value: Any) -> None:
 
 def line(text: str = "") -> None:
     """Print a line on standard output."""
-    print(text)
+    print(harmless(text))
 
 
 def warn(text: str) -> None:
     """Print a line on standard error."""
-    print(text, file=sys.stderr)
+    print(harmless(text), file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under their columns; where nobody sees them, none is shortened."""
     shown = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
-        shown.add_row(*(Text(_cell(cell)) for cell in row))
+        shown.add_row(*(Text(harmless(_cell(cell))) for cell in row))
     console().print(shown)
 
 

@@ -116,6 +116,17 @@ def _die_with_parent() -> Callable[[], None] | None:
     return prepare
 
 
+def process_of_run(run_id: str | None = None) -> Iterator[psutil.Process]:
+    """Yield the process that carries out a run of this house; without an id, those of all."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found = process.environ()
+            carries = found.get("PREFECT__FLOW_RUN_ID", "")
+            ours = found.get("ROTA_HOME") == os.environ.get("ROTA_HOME")
+            if carries and ours and run_id in (None, carries):
+                yield process
+
+
 async def stop(children: Sequence[Child]) -> None:
     """Stop all children, within `STOP_SECONDS` and a moment."""
     for child in children:
@@ -127,6 +138,9 @@ async def stop(children: Sequence[Child]) -> None:
         await asyncio.sleep(0.05)
     for child in children:
         child.kill()
+    for process in process_of_run():  # begun after the others were asked to stop
+        with contextlib.suppress(psutil.Error):
+            process.kill()
     for child in children:
         if child.process is not None:
             await child.process.wait()

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from store.embedded import running_url
+from store.errors import DatabaseError as DatabaseError
 from store.settings import Settings
 
 # Any constant will do, as long as every version of Rota uses the same.
@@ -26,10 +27,6 @@ _UPGRADE_LOCK = 0x526F7461_0001
 
 AWAY = (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 """What is raised while the database is away: on its way out or in, or not to be reached."""
-
-
-class DatabaseError(Exception):
-    """The definitions database is not as it must be; the message says what to do."""
 
 
 def url(settings: Settings) -> URL:

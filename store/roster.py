@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from store.errors import DatabaseError
 from store.models import Definition, Mark, Tenant
 
 
@@ -52,6 +53,11 @@ async def read(
         definitions = list(rows)
         suspended = await session.scalars(select(Tenant.slug).where(Tenant.suspended))
         instance = await session.scalar(select(Mark.value).where(Mark.name == "instance"))
+        if not instance:
+            raise DatabaseError(
+                "The database has lost its own id, the row `instance` of `marks`; put it back as "
+                "it stands in the tags of its deployments, after `rota:`."
+            )
         return Roster(str(instance), definitions, frozenset(suspended))
 
 

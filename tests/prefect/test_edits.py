@@ -18,9 +18,9 @@ async def _clock_shows(at: datetime) -> None:
 
 @pytest.mark.acceptance
 async def test_a_hundred_edits_over_a_full_minute_lose_and_double_no_occurrence(house, proxy):
-    first = _next_minute(datetime.now(UTC))
     await house.define("minutely")
     await house.step()
+    first = (await house.runs("minutely"))[0]
     boundary = _next_minute(datetime.now(UTC) + timedelta(seconds=8))
     held = []
 

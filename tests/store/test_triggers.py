@@ -267,13 +267,23 @@ REFUSED = [
         f"jsonb_build_object('a', {_long(65536)})",
         "job_variables: at most 64 KiB as text",
     ),
-    ("tags", "array_fill('x'::text, '{21}')", "tags: at most 20, none of them null"),
-    ("tags", "'{a,null}'", "tags: at most 20, none of them null"),
+    ("tags", "array_fill('x'::text, '{21}')", "tags: one list of at most 20, none of them null"),
+    ("tags", "'{{a,b},{c,d}}'", "tags: one list of at most 20, none of them null"),
+    ("run_count", "1000000000000001", "run_count: from 0 to 10^15"),
+    ("run_count", "-1", "run_count: from 0 to 10^15"),
+    ("tags", "'{a,null}'", "tags: one list of at most 20, none of them null"),
     ("keep_runs", "0", "keep_runs: at least 1"),
     ("anchor_at", "now()", "anchor_at: only with interval_seconds"),
     *(
         (column, date, f"{column}: from the year 1900 to 9000")
-        for column in ("run_at", "created_at", "updated_at")
+        for column in (
+            "run_at",
+            "created_at",
+            "updated_at",
+            "applied_at",
+            "next_run_at",
+            "last_run_at",
+        )
         for date in ("'infinity'", "'-infinity'", "'20000-01-01'", "'0044-03-15 BC'")
     ),
     *(
@@ -417,3 +427,33 @@ async def test_json_that_is_none_is_refused(sql, rows):
             "insert into definitions (tenant, name, duty, parameters) "
             "values ('acme', 'nightly', 'workflow_run', '{nonsense')"
         )
+
+
+async def test_a_role_with_rights_on_definitions_alone_is_noted_too(sql, rows):
+    await rows.tenant()
+    await sql.execute("drop role if exists clerk")
+    await sql.execute("create role clerk")
+    try:
+        await sql.execute("grant usage on schema public to clerk")
+        await sql.execute("grant select, insert, update, delete on definitions, tenants to clerk")
+        await sql.execute("delete from changes")
+        await sql.execute("set role clerk; set search_path = pg_catalog")
+        await sql.execute(
+            "insert into public.definitions (tenant, name, duty) values ('acme', 'n', 'd')"
+        )
+        await sql.execute("update public.definitions set title = 'x'")
+        await sql.execute("update public.tenants set suspended = true")
+        await sql.execute("delete from public.definitions")
+        await sql.execute("reset role; reset search_path")
+        noted = await sql.fetch("select operation from changes order by id")
+        assert [row["operation"] for row in noted] == ["insert", "update", "update", "delete"]
+    finally:
+        await sql.execute("reset role; reset search_path")
+        await sql.execute("drop owned by clerk; drop role clerk")
+
+
+async def test_a_tenant_that_gets_another_title_is_left_alone(sql, rows):
+    await rows.tenant()
+    await sql.execute("delete from changes")
+    await sql.execute("update tenants set title = 'Acme Corporation'")
+    assert await sql.fetchval("select count(*) from changes") == 0

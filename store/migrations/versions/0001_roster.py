@@ -95,8 +95,9 @@ create table definitions (
         constraint "job_variables: at most 64 KiB as text"
         check (octet_length(job_variables::text) <= 65536),
     tags text[] not null default '{{}}'
-        constraint "tags: at most 20, none of them null"
-        check (cardinality(tags) <= 20 and array_position(tags, null) is null),
+        constraint "tags: one list of at most 20, none of them null"
+        check (case when coalesce(array_ndims(tags), 1) > 1 then false
+               else cardinality(tags) <= 20 and array_position(tags, null) is null end),
     keep_runs integer not null default 10
         constraint "keep_runs: at least 1" check (keep_runs >= 1),
     created_at timestamptz not null default now(),
@@ -110,7 +111,8 @@ create table definitions (
     next_run_at timestamptz,
     last_run_at timestamptz,
     last_status text,
-    run_count bigint not null default 0,
+    run_count bigint not null default 0
+        constraint "run_count: from 0 to 10^15" check (run_count between 0 and 1000000000000000),
 
     constraint "name: unique in its tenant" unique (tenant, name),
     constraint "cron, interval_seconds, run_at: one of them or none"
@@ -119,6 +121,7 @@ create table definitions (
         check (anchor_at is null or interval_seconds is not null),
     constraint "ends_at: later than starts_at" check (ends_at > starts_at),
 {_dates("anchor_at", "run_at", "created_at", "updated_at")},
+{_dates("applied_at", "next_run_at", "last_run_at")},
 {_dates("starts_at", "ends_at", "paused_until", but="infinity")},
 {_json("parameters")},
 {_json("job_variables")}
@@ -141,7 +144,9 @@ create table changes (
     definition_id uuid,
     noted_at timestamptz not null default clock_timestamp(),
     started_at timestamptz,
-    due_at timestamptz not null default clock_timestamp()
+    due_at timestamptz not null default clock_timestamp(),
+
+{_dates("noted_at", "started_at", "due_at")}
 );
 
 create table marks (
@@ -155,7 +160,8 @@ insert into marks (name, value) values
 """
 
 KEEP_IDENTITY = """
-create function rota_keep_identity() returns trigger language plpgsql as $$
+create function rota_keep_identity() returns trigger language plpgsql
+set search_path from current as $$
 begin
     if (new.id, new.tenant, new.name) is distinct from (old.id, old.tenant, old.name) then
         raise exception 'name: %/% cannot become %/%', old.tenant, old.name, new.tenant, new.name
@@ -168,8 +174,10 @@ begin
 end $$;
 """
 
+# They write for whoever wrote: a role may have rights on `definitions` and no others.
 NOTE_DEFINITION = """
-create function rota_note_definition() returns trigger language plpgsql as $$
+create function rota_note_definition() returns trigger language plpgsql
+security definer set search_path from current as $$
 declare
     subject definitions := case when tg_op = 'DELETE' then old else new end;
 begin
@@ -181,7 +189,8 @@ end $$;
 """
 
 NOTE_TENANT = """
-create function rota_note_tenant() returns trigger language plpgsql as $$
+create function rota_note_tenant() returns trigger language plpgsql
+security definer set search_path from current as $$
 begin
     insert into changes (operation, tenant)
         values (lower(tg_op), case when tg_op = 'DELETE' then old.slug else new.slug end);
@@ -191,7 +200,8 @@ end $$;
 """
 
 NOTE_TRUNCATE = """
-create function rota_note_truncate() returns trigger language plpgsql as $$
+create function rota_note_truncate() returns trigger language plpgsql
+security definer set search_path from current as $$
 begin
     insert into changes (operation) values ('truncate');
     perform pg_notify('rota', '');
@@ -215,7 +225,7 @@ create trigger rota_note_changed after update on definitions for each row
 create trigger rota_note_written after insert or delete on tenants
     for each row execute function rota_note_tenant();
 create trigger rota_note_changed after update on tenants for each row
-    when (old.* is distinct from new.*) execute function rota_note_tenant();
+    when (old.suspended is distinct from new.suspended) execute function rota_note_tenant();
 create trigger rota_note_truncated after truncate on definitions
     for each statement execute function rota_note_truncate();
 create trigger rota_note_truncated after truncate on tenants

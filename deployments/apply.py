@@ -52,10 +52,23 @@ Since = Callable[[str], datetime]
 """From which instant on the runs of a definition are to be there, by the definition's id."""
 
 
+BULK = 100
+"""From so many creations on, their runs are made after all of them are there."""
+
+
+def in_bulk(changes: Changes) -> bool:
+    """Tell whether `apply` leaves the runs of what it creates for its caller to make.
+
+    A creation drops no runs, so they can wait; a thousand deployments are there sooner.
+    """
+    return len(changes.create) > BULK
+
+
 class _Applier:
-    def __init__(self, gateway: Gateway, since: Since) -> None:
+    def __init__(self, gateway: Gateway, since: Since, bulk: bool) -> None:
         self.gateway = gateway
         self.since = since
+        self.bulk = bulk
         self._queues: set[tuple[str | None, str | None]] = set()
         self._turns: dict[tuple[str | None, str | None], asyncio.Lock] = {}
 
@@ -81,7 +94,8 @@ class _Applier:
                 self.gateway.forget_flow(spec.flow_name)
                 body["flow_id"] = await self.gateway.flow_id(spec.flow_name)
                 deployment_id = await self.gateway.create(body)
-        await self._make_runs(deployment_id, spec)
+        if not self.bulk:
+            await self._make_runs(deployment_id, spec)
         return deployment_id
 
     async def update(self, update: Update) -> str:
@@ -161,7 +175,7 @@ async def apply(
     """Carry out `changes`, the deletes first, and say what became of each.
 
     Once Prefect is not to be had, what has not begun is not tried any more: its outcome says
-    that it is to be tried again.
+    that it is to be tried again. Creations in bulk are without runs yet: see `in_bulk`.
 
     Args:
         changes: What to do.
@@ -170,7 +184,7 @@ async def apply(
         concurrency: How many changes may be under way at once.
         progress: Is told each outcome as soon as it is known.
     """
-    applier = _Applier(gateway, since)
+    applier = _Applier(gateway, since, in_bulk(changes))
     deletes = [_step("delete", one.spec, applier.delete, one) for one in changes.delete]
     writes = [_step("create", one, applier.create, one) for one in changes.create]
     writes += [_step("update", one.desired, applier.update, one) for one in changes.update]

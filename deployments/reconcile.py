@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments import current
-from deployments.apply import Outcome, apply
+from deployments.apply import Outcome, Since, apply, in_bulk
 from deployments.desired import Desired, Rules, Wanted, desired, missed_once
 from deployments.duties import discover
 from deployments.gateway import Gateway, PrefectRefused
@@ -215,7 +216,7 @@ class Reconciler:
         await notes.finish(
             self.engine,
             [note for note, about in work.notes.items() if str(about) not in failed],
-            self._looks(report, work),
+            self._looks(report, work, since),
         )
         return report
 
@@ -234,26 +235,40 @@ class Reconciler:
             return
         since = {key: work.since[UUID(one.spec.definition_id)] for key, one in written.items()}
         stale = await remove_stale(self.gateway, list(written.values()), since)
-        for key, one in written.items():
-            settled = UUID(one.spec.definition_id) in work.settling and key not in stale
-            if one.spec.schedules and not one.spec.paused and not settled:
+        turns = asyncio.Semaphore(self.settings.concurrency)
+
+        async def make_runs(key: str) -> None:
+            async with turns:
                 await self.gateway.make_runs(key, since[key])
 
-    def _looks(self, report: Report, work: Work) -> list[Look]:
-        """Return what is to be looked at once more: soon after a write, and again at the end."""
+        unsettled = (
+            key
+            for key, one in written.items()
+            if one.spec.schedules and not one.spec.paused
+            if key in stale or UUID(one.spec.definition_id) not in work.settling
+        )
+        await asyncio.gather(*map(make_runs, unsettled))
+
+    def _looks(self, report: Report, work: Work, since: Since) -> list[Look]:
+        """Return what is to be looked at once more.
+
+        An update soon, and again at the end; what was created in bulk at once, for its runs.
+        """
         last = timedelta(seconds=self.settings.settle_seconds)
-        updated = {
-            UUID(outcome.definition_id)
-            for outcome in report.outcomes
-            if outcome.action == "update" and not outcome.error
-        }
+        done = [outcome for outcome in report.outcomes if not outcome.error]
+        updated = {UUID(one.definition_id) for one in done if one.action == "update"}
+        created = {UUID(one.definition_id) for one in done if one.action == "create"}
+        bulk = in_bulk(report.comparison.plan.changes)
         looks = []
-        for one in report.comparison.roster.definitions if last else ():
-            if one.id in updated or one.id in work.resumed - work.settling:
-                looks.append(Look(one.tenant, one.name, one.id, work.at, work.at + last / 6))
-            elif one.id in work.settling and work.at - work.since[one.id] < last / 2:
+        for one in report.comparison.roster.definitions:
+            who = (one.tenant, one.name, one.id)
+            if bulk and one.id in created:
+                looks.append(Look("create", *who, since(str(one.id)), work.at))
+            elif last and one.id in updated | (work.resumed - work.settling):
+                looks.append(Look(notes.SETTLE, *who, work.at, work.at + last / 6))
+            elif last and one.id in work.settling and work.at - work.since[one.id] < last / 2:
                 began = work.since[one.id]
-                looks.append(Look(one.tenant, one.name, one.id, began, began + last))
+                looks.append(Look(notes.SETTLE, *who, began, began + last))
         return looks
 
     async def _record(self, report: Report, now: datetime) -> None:

@@ -141,8 +141,15 @@ async def note(
 
 @dataclass(frozen=True)
 class Look:
-    """That something was written, and is to be looked at once more."""
+    """That something was written, and is to be looked at once more.
 
+    Attributes:
+        operation: `settle` for a mere look, else why its runs have to be made.
+        written_at: From when on its runs have to be there.
+        due_at: When to look.
+    """
+
+    operation: str
     tenant: str
     name: str
     definition_id: UUID
@@ -156,7 +163,7 @@ async def finish(engine: AsyncEngine, notes: Iterable[int], looks: Sequence[Look
         await session.execute(delete(Change).where(_any(notes)))
         rows = [
             {
-                "operation": SETTLE,
+                "operation": look.operation,
                 "tenant": look.tenant,
                 "name": look.name,
                 "definition_id": look.definition_id,

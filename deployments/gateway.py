@@ -261,17 +261,6 @@ class Gateway:
         )
         return created
 
-    async def late_or_scheduled(self, tag: str, before: datetime) -> int:
-        """Count the runs tagged `tag` that wait to start and fall due before `before`."""
-        body = {
-            "flow_runs": {
-                "tags": {"all_": [tag]},
-                "state": {"type": {"any_": ["SCHEDULED"]}},
-                "next_scheduled_start_time": {"before_": before.isoformat()},
-            }
-        }
-        return int(await self._call("POST", "/flow_runs/count", body))
-
     async def scheduled(
         self, deployment_ids: Sequence[str], since: datetime
     ) -> list[dict[str, Any]]:

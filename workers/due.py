@@ -1,0 +1,196 @@
+"""Which runs of a pool are due, as far as its limits and its queues allow.
+
+Prefect's own poll writes to every deployment of the pool each time it is asked. This one only
+reads; the claim that follows decides who runs what.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterWorkQueueName,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+    WorkQueueFilter,
+    WorkQueueFilterId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool, WorkQueue
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.types._datetime import now
+
+FRESH = 1.0
+"""Seconds for which a queue is taken to be as it was read: so soon does a pause take hold."""
+PAGE = 200
+PAGES = 10
+"""How far to look behind runs that may not start, such as those of a paused queue."""
+
+_BEGUN = FlowRunFilterState(
+    type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+)
+
+
+class Due:
+    """The runs of a pool that fall due soon, and whether they may start."""
+
+    def __init__(self, client: PrefectClient, pool: str, queues: Collection[str]) -> None:
+        self._client = client
+        self._pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+        self._names = sorted(queues)
+        self._queues: dict[UUID, WorkQueue] = {}
+        self._read_at: dict[UUID, float] = {}
+
+    async def find(self, ahead: float, room: int, known: Collection[UUID]) -> list[FlowRun]:
+        """Return at most `room` runs due within `ahead` seconds, those that come first first.
+
+        Runs of paused queues are left out, and `known` ones.
+        """
+        found: list[FlowRun] = []
+        for page_number in range(PAGES):
+            page = await self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    id=FlowRunFilterId(not_any_=list(known)) if known else None,
+                    state=FlowRunFilterState(
+                        type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+                    ),
+                    next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
+                        before_=now("UTC") + timedelta(seconds=ahead)
+                    ),
+                    work_queue_name=FlowRunFilterWorkQueueName(any_=self._names)
+                    if self._names
+                    else None,
+                ),
+                work_pool_filter=self._pool,
+                sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
+                limit=min(PAGE, room),
+                offset=page_number * min(PAGE, room),
+            )
+            # What retries in its own process is that process's to start.
+            mine = [run for run in page if run.empirical_policy.retry_type != "in_process"]
+            await self._read_queues(mine)
+            found += [run for run in mine if self.open(run)]
+            if len(page) < min(PAGE, room) or len(found) >= room:
+                break
+        return sorted(found[:room], key=self._order)
+
+    def _order(self, run: FlowRun) -> tuple[bool, int, float]:
+        """Sort what is overdue by its queue's priority, and everything by its time."""
+        queue = self._queues.get(run.work_queue_id) if run.work_queue_id else None
+        due = due_at(run)
+        late = due <= now("UTC").timestamp()
+        return (not late, queue.priority or 0 if queue is not None and late else 0, due)
+
+    async def _read_queues(self, runs: Collection[FlowRun]) -> None:
+        moment = time.monotonic()
+        wanted = {
+            run.work_queue_id
+            for run in runs
+            if run.work_queue_id and moment - self._read_at.get(run.work_queue_id, -FRESH) >= FRESH
+        }
+        ids = sorted(wanted)
+        for start in range(0, len(ids), PAGE):
+            some = ids[start : start + PAGE]
+            for queue in await self._client.read_work_queues(
+                work_queue_filter=WorkQueueFilter(id=WorkQueueFilterId(any_=some)), limit=PAGE
+            ):
+                self._queues[queue.id] = queue
+                self._read_at[queue.id] = moment
+
+    async def refresh(self, run: FlowRun) -> None:
+        """See to it that what is known of the run's queue is new enough to start it."""
+        await self._read_queues([run])
+
+    def open(self, run: FlowRun) -> bool:
+        """Whether the run's queue lets runs through."""
+        queue = self._queues.get(run.work_queue_id) if run.work_queue_id else None
+        return queue is None or not queue.is_paused
+
+    def limit(self, run: FlowRun) -> int | None:
+        """Return how many runs of this one's queue may be under way at once."""
+        queue = self._queues.get(run.work_queue_id) if run.work_queue_id else None
+        return queue.concurrency_limit if queue is not None else None
+
+    async def within_limits(self, runs: list[FlowRun], pool: WorkPool) -> list[FlowRun]:
+        """Leave out what the limits of the pool and of its queues have no room for."""
+        left: dict[UUID | None, int] = {}
+        if pool.concurrency_limit is not None:
+            taken = await self._client.count_flow_runs(
+                flow_run_filter=FlowRunFilter(state=_BEGUN), work_pool_filter=self._pool
+            )
+            left[None] = pool.concurrency_limit - taken
+        for run in runs:
+            limit = self.limit(run)
+            if (
+                run.work_queue_id is not None
+                and limit is not None
+                and run.work_queue_id not in left
+            ):
+                left[run.work_queue_id] = limit - await self._begun(run.work_queue_id)
+        used: Counter[UUID | None] = Counter()
+        chosen = []
+        for run in runs:
+            limits = [key for key in (None, run.work_queue_id) if key in left]
+            if all(used[key] < left[key] for key in limits):
+                used.update(limits)
+                chosen.append(run)
+        return chosen
+
+    async def _begun(self, queue: UUID) -> int:
+        return await self._client.count_flow_runs(
+            flow_run_filter=FlowRunFilter(state=_BEGUN),
+            work_queue_filter=WorkQueueFilter(id=WorkQueueFilterId(any_=[queue])),
+        )
+
+    async def overtaken(self, run: FlowRun, pool: WorkPool) -> bool:
+        """Whether a limit was passed by this run's claim, and by none before it.
+
+        Two workers may each have found room for one more.
+        """
+        limits: list[tuple[int, WorkQueueFilter | None]] = []
+        if pool.concurrency_limit is not None:
+            limits.append((pool.concurrency_limit, None))
+        queue_limit = self.limit(run)
+        if queue_limit is not None and run.work_queue_id is not None:
+            queue = WorkQueueFilter(id=WorkQueueFilterId(any_=[run.work_queue_id]))
+            limits.append((queue_limit, queue))
+        for limit, queue_filter in limits:
+            begun = await self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=_BEGUN),
+                work_pool_filter=self._pool,
+                work_queue_filter=queue_filter,
+                limit=PAGE,
+            )
+            if len(begun) > limit:
+                # Running ones were first; among the claimed, the earlier claim.
+                first = sorted(begun, key=_claimed_at)[:limit]
+                if run.id not in {one.id for one in first}:
+                    return True
+        return False
+
+    async def cancelling(self) -> list[FlowRun]:
+        """Return the pool's runs that somebody wants cancelled."""
+        wanted = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
+        return await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=wanted), work_pool_filter=self._pool, limit=PAGE
+        )
+
+
+def due_at(run: FlowRun) -> float:
+    """Return when the run is due, in seconds since 1970, in UTC."""
+    due = run.next_scheduled_start_time or run.expected_start_time
+    return due.timestamp() if due is not None else 0.0
+
+
+def _claimed_at(run: FlowRun) -> tuple[bool, float, str]:
+    assert run.state is not None
+    return (run.state.is_pending(), run.state.timestamp.timestamp(), str(run.id))

@@ -1,0 +1,87 @@
+"""How a worker fares, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from prefect.settings import get_current_settings
+from pydantic import BaseModel
+
+
+class Health(BaseModel):
+    """What `/health` answers, with 200, or 503 where `healthy` is false.
+
+    Times are in UTC, durations in seconds.
+    """
+
+    healthy: bool
+    worker: str
+    running: int
+    claimed: int
+    waiting: int
+    last_poll: datetime
+    seconds_since_poll: float
+    loop_lag_seconds: float
+    longest_loop_lag_seconds: float
+
+
+@contextlib.contextmanager
+def serve(health: Callable[[], Health], wanted: bool) -> Iterator[None]:
+    """Answer at `/health` for as long as the context lasts, where Prefect's workers do.
+
+    `prefect worker start --with-healthcheck` begins to answer before it knows which kind of
+    worker it starts; its server is then taught to say more.
+    """
+    if (app := _prefects_own()) is not None:
+        _teach(app, health)
+        yield
+    elif wanted:
+        with _own(health):
+            yield
+    else:
+        yield
+
+
+def _teach(app: FastAPI, health: Callable[[], Health]) -> None:
+    def answer() -> JSONResponse:
+        found = health()
+        message = "OK" if found.healthy else "Worker may be unresponsive at this time"
+        content = {"message": message, **found.model_dump(mode="json")}
+        return JSONResponse(content, status_code=200 if found.healthy else 503)
+
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "path", None) != "/health"
+    ]
+    app.add_api_route("/health", answer, methods=["GET"])
+
+
+def _prefects_own() -> FastAPI | None:
+    for thread in threading.enumerate():
+        if thread.name == "healthcheck-server-thread":
+            server = getattr(getattr(thread, "_target", None), "__self__", None)
+            app = server.config.app if isinstance(server, uvicorn.Server) else None
+            if isinstance(app, FastAPI):
+                return app
+    return None
+
+
+@contextlib.contextmanager
+def _own(health: Callable[[], Health]) -> Iterator[None]:
+    app = FastAPI()
+    _teach(app, health)
+    where = get_current_settings().worker.webserver
+    config = uvicorn.Config(app, where.host, where.port, log_level="error", loop="asyncio")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="health", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(timeout=5)

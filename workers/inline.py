@@ -33,7 +33,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed, Pending
 from prefect.types._datetime import now
 from prefect.utilities.engine import propose_state
-from prefect.workers.process import ProcessVariables, ProcessWorker
+from prefect.workers.process import ProcessWorker
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -77,7 +77,7 @@ class InlineWorker(ProcessWorker):
 
     type = "inline"
     job_configuration = InlineJobConfiguration
-    job_configuration_variables: type[ProcessVariables] | None = InlineVariables
+    job_configuration_variables = InlineVariables  # type: ignore[assignment]
     _display_name = "Inline"
     _description = (
         "Run flows in the worker's own process, at their instant. Fits flows that mostly wait."

@@ -267,7 +267,7 @@ class Engine(AsyncFlowRunEngine[Any, Any]):
         assert self.flow_run is not None
         self.flow_run.run_count += 1
         if self.flow_run.start_time is None:
-            self.flow_run.start_time = state.timestamp
+            self.flow_run.start_time = state.timestamp  # type: ignore[assignment]
         # The engine would keep the lease alive by itself.
         self.run.lease_id = state.state_details.deployment_concurrency_lease_id
         state.state_details = state.state_details.model_copy(
@@ -279,7 +279,7 @@ class Engine(AsyncFlowRunEngine[Any, Any]):
         """Call the flow, and report what it returns."""
         self.run.inside = True
         try:
-            function: Callable[..., Any] = self.flow.fn
+            function: Any = self.flow.fn
             result = await call_with_parameters(function, self.parameters or {})
         finally:
             self.run.inside = False

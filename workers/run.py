@@ -279,8 +279,8 @@ class Engine(AsyncFlowRunEngine[Any, Any]):
         """Call the flow, and report what it returns."""
         self.run.inside = True
         try:
-            function: Any = self.flow.fn
-            result = await call_with_parameters(function, self.parameters or {})
+            called: Any = call_with_parameters(self.flow.fn, self.parameters or {})
+            result = await called
         finally:
             self.run.inside = False
         await self.handle_success(result)

@@ -106,13 +106,16 @@ class Catalog:
         return entry[0] if entry is not None else None
 
     async def order(self, client: PrefectClient, pool: WorkPool, run: FlowRun) -> Order:
-        """Return how `run` is to be run; its deployment has been looked up.
+        """Return how `run` is to be run.
 
         Raises:
             LookupError: Its deployment is gone.
             Exception: Its flow does not load; whatever the module raised.
         """
         deployment = self._deployment(run)
+        if deployment is None:  # looked up too long ago
+            await self.look_up(client, [run])
+            deployment = self._deployment(run)
         if deployment is None:
             raise LookupError("Its deployment was deleted")
         values = _merged(deployment.job_variables or {}, run.job_variables or {})

@@ -378,7 +378,7 @@ class InlineWorker(ProcessWorker):
     async def _look(self) -> None:
         await self._sync_and_initialize()
         await self._look_at_own()
-        await self._lease.look_after({*self.running, *self.apart, *self.claiming})
+        await self._lease.look_after(lambda: {*self.running, *self.apart, *self.claiming})
 
     async def _look_at_own(self) -> None:
         """Stop what has become another worker's, or was ended or deleted; tell the suspended."""

@@ -113,11 +113,11 @@ class Lease:
         """Take the lease back: this worker has nothing left to lose."""
         await self._delete(self.worker)
 
-    async def look_after(self, own: Collection[UUID]) -> None:
+    async def look_after(self, owned: Callable[[], Collection[UUID]]) -> None:
         """See to the runs of the dead, if it is this worker's turn.
 
         Args:
-            own: The runs that this process knows of.
+            owned: Gives the runs that this process knows of at the moment.
 
         Raises:
             httpx.HTTPError: The server does not answer.
@@ -125,7 +125,7 @@ class Lease:
         if clock() - self._since < SETTLED:
             return
         # The runs first: whoever claimed one of them had a lease by then.
-        runs = await self._begun(own)
+        runs = await self._begun(owned())
         workers = await self._workers()
         mine = next((one for one in workers if one.name == self.worker), None)
         if mine is None or mine.last_heartbeat_time is None:
@@ -138,7 +138,9 @@ class Lease:
         left = False
         for run in runs:
             owner = await self._owner(run)
-            if owner is not None and (owner not in alive or owner == self.worker):
+            # One that it claimed and does not know: the answer to the claim never came.
+            mislaid = owner == self.worker and run.id not in owned()
+            if owner is not None and (owner not in alive or mislaid):
                 left = not await self._take_over(run, owner) or left
         if not left:
             for one in workers:

@@ -1,19 +1,27 @@
-"""Starting Prefect's server, with the three things mended that make it slow."""
+"""Starting Prefect's server, with what makes it slow mended."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import os
 import sys
 import zoneinfo
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 from jsonschema import validators
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+TURN_SECONDS = 10.0
+"""How long a write waits for its turn before it tries without."""
 
 
 def serve(host: str, port: int) -> None:
@@ -24,6 +32,7 @@ def serve(host: str, port: int) -> None:
     sys.argv = ["prefect", "server", "start", "--host", host, "--port", str(port)]
     from prefect.cli import app
 
+    take_turns()
     app()
 
 
@@ -43,6 +52,39 @@ def prepare() -> None:
     create = validators.create
     validators.create = lambda *args, **options: _remembering(create(*args, **options))
     _remembering(validators.Draft202012Validator)
+
+
+def take_turns() -> None:
+    """Let the server's writes to SQLite wait for one another in order.
+
+    SQLite lets one transaction write at a time. Whoever finds it busy sleeps and tries again, and
+    under load the same ones come too late for up to a minute, which is how long they try. A
+    transaction that waits for another of its own making, or for longer than `TURN_SECONDS`, goes
+    ahead and leaves it to SQLite.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+    queues: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+    has_turn: ContextVar[bool] = ContextVar("has-turn", default=False)
+
+    @asynccontextmanager
+    async def in_turn(self: Any, session: Any, with_for_update: bool = False) -> AsyncIterator[Any]:
+        queue = queues.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        mine = False
+        if not has_turn.get():
+            with suppress(TimeoutError):
+                mine = await asyncio.wait_for(queue.acquire(), TURN_SECONDS)
+        token = has_turn.set(True)
+        try:
+            async with begin(self, session, with_for_update) as transaction:
+                yield transaction
+        finally:
+            has_turn.reset(token)
+            if mine:
+                queue.release()
+
+    AioSqliteConfiguration.begin_transaction = in_turn  # type: ignore[method-assign]
 
 
 def _remembering(validator: Any) -> Any:

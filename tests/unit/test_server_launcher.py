@@ -76,3 +76,44 @@ def test_prefect_validates_parameters_as_before():
         """)
         == "[False, True, True]"
     )
+
+
+TURNS = """
+    import asyncio
+    import sqlalchemy as sa
+    from scripts.server import take_turns
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    async def main():
+        take_turns()
+        config = AioSqliteConfiguration("sqlite+aiosqlite:///PLACE/some.db")
+        engine = await config.engine()
+        order = []
+
+        async def write(number):
+            async with await config.session(engine) as session:
+                async with config.begin_transaction(session):
+                    if number == 5:  # one that waits for another of its own making
+                        async with await config.session(engine) as inner:
+                            async with config.begin_transaction(inner):
+                                await inner.execute(sa.text("select count(*) from t"))
+                    await session.execute(sa.text("insert into t values (:n)"), {"n": number})
+                    order.append(number)
+                    await asyncio.sleep(0.01)
+
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("create table t (n integer)"))
+        await asyncio.wait_for(asyncio.gather(*map(write, range(40))), 20)
+        print(order == list(range(40)))
+
+    asyncio.run(main())
+"""
+
+
+def test_writes_to_sqlite_wait_for_one_another_in_order(tmp_path):
+    assert launched(TURNS.replace("PLACE", str(tmp_path))) == "True"
+
+
+def test_without_turns_sqlite_lets_some_wait_longer(tmp_path):
+    unmended = TURNS.replace("PLACE", str(tmp_path)).replace("        take_turns()\n", "")
+    assert launched(unmended) == "False"

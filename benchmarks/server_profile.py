@@ -56,18 +56,25 @@ def of(servers: Servers, program: str, wanted: bool) -> Iterator[Profile]:
 
 
 def summary(stacks: str) -> str:
-    """Return where the samples of collapsed stacks were: by function, and below which."""
+    """Return where the samples of collapsed stacks were: in which function, and below which.
+
+    Only those of the thread that serves count: the others mostly wait for it.
+    """
     own: Counter[str] = Counter()
     below: Counter[str] = Counter()
     for line in stacks.splitlines():
         stack, _, samples = line.rpartition(" ")
         frames = [frame.rpartition(":")[0] or frame for frame in stack.split(";")]
+        if not any("uvicorn/server.py" in frame for frame in frames):
+            continue
         own[frames[-1]] += int(samples)
         for frame in set(frames):
             below[frame] += int(samples)
     total = max(own.total(), 1)
-    parts = [f"{total} samples of the server."]
+    # What stands below everything says nothing.
+    below = Counter({frame: n for frame, n in below.items() if n < 0.7 * total})
+    parts = [f"{own.total()} samples of the server's main thread."]
     for title, found in (("In", own), ("In and below", below)):
         parts += ["", f"{title}:"]
-        parts += [f"{n / total:7.1%}  {frame}" for frame, n in found.most_common(TOP)]
+        parts += [f"{n / total:7.1%}  {frame})" for frame, n in found.most_common(TOP)]
     return "\n".join(parts)

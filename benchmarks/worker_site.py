@@ -114,10 +114,12 @@ class Site:
         process: subprocess.Popen[bytes],
         watch: Watch,
         name: str,
+        log: Path,
     ) -> None:
         self.servers = servers
         self.process = process
         self.watch = watch
+        self.log = log
         self._client = client
         self._database = database
         self._name = name
@@ -181,10 +183,8 @@ class Site:
             if sum(states.get(state, 0) for state in FINAL) == len(created):
                 break
             if self.process.poll() is not None or time.monotonic() > deadline:
-                gone = self.process.poll() is not None
-                raise BenchmarkError(
-                    f"{self._name}: {'the worker ended' if gone else 'runs did not end'}; {states}"
-                )
+                what = "runs did not end" if self.process.poll() is None else "the worker ended"
+                raise BenchmarkError(f"{self._name}: {what}; {states}; log: {_tail(self.log)}")
             await asyncio.sleep(0.1)
         starts = self._starts()
         late = sorted(began[0] - created[id_] for id_, began in starts.items() if id_ in created)
@@ -247,7 +247,7 @@ async def at_work(
         with running(command, env, log, stop=signal.SIGINT) as process, Watch(process.pid) as watch:
             await _until_heard(database, kind, began, process, log)
             async with PrefectClient(servers.api) as client:
-                yield Site(servers, client, database, process, watch, name)
+                yield Site(servers, client, database, process, watch, name, log)
     finally:
         await database.close()
 

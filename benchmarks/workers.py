@@ -272,9 +272,9 @@ def _numbers(outcome: Outcome, site: Site) -> dict[str, object]:
     }
 
 
-async def run(servers: Servers, options: argparse.Namespace) -> Benchmark:
-    """Carry out what `options` ask for."""
-    benchmark = Benchmark(servers, options)
+async def run(benchmark: Benchmark) -> None:
+    """Carry out what its options ask for."""
+    options = benchmark.options
     only = options.only or PHASES
     if "runs" in only:
         await benchmark.throughput(INLINE, options.runs)
@@ -287,7 +287,6 @@ async def run(servers: Servers, options: argparse.Namespace) -> Benchmark:
         await benchmark.sleepers()
     if "starts" in only:
         await benchmark.latency()
-    return benchmark
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -331,6 +330,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     machine = Machine.this(shlex.join(["scripts/bench", "workers", *sys.argv[1:]]))
+    benchmark, status = None, 0
     try:
         with _directory(options.keep) as directory, started(directory) as servers:
             # Prefect's client reads the environment as it is imported, which is why it has not
@@ -338,10 +338,14 @@ def main() -> int:
             environment = servers.environment()
             os.environ.clear()
             os.environ.update(environment)
-            benchmark = asyncio.run(run(servers, options))
+            benchmark = Benchmark(servers, options)
+            asyncio.run(run(benchmark))
     except BenchmarkError as error:
         say(f"scripts/bench workers: {error}")
-        return 1
+        status = 1
+    if benchmark is None or not benchmark.figures:
+        return status
+    # Those from before a failure too: they took minutes.
     print(markdown(benchmark.figures, machine))
     print(f"\nLoad at the end: {os.getloadavg()[0]:.2f}.")
     if benchmark.profile:
@@ -349,7 +353,7 @@ def main() -> int:
     if options.json:
         found = document(benchmark.figures, machine)
         options.json.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -286,30 +286,6 @@ class Gateway:
             body = {"id": {"any_": some}, "state": {"type": {"any_": ["SCHEDULED"]}}}
             await self._call("POST", "/flow_runs/bulk_delete", {"flow_runs": body})
 
-    async def claimed_before(self, pool: str, until: datetime) -> list[dict[str, Any]]:
-        """Return the runs of `pool` that a worker claimed before `until`, and has not begun."""
-        body = {
-            "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}},
-            "work_pools": {"name": {"any_": [pool]}},
-        }
-        return [
-            run
-            async for page in self._pages("/flow_runs/filter", body)
-            for run in page
-            if datetime.fromisoformat(run["state"]["timestamp"]) < until
-        ]
-
-    async def hand_back(self, run: Mapping[str, Any], reason: str) -> None:
-        """Put a claimed run back among those that are due, for another worker to claim."""
-        state = {
-            "type": "SCHEDULED",
-            "name": "Scheduled",
-            "message": reason,
-            "state_details": {"scheduled_time": run["expected_start_time"]},
-        }
-        body = {"state": state, "force": True}
-        await self._call("POST", f"/flow_runs/{run['id']}/set_state", body)
-
     async def version(self) -> str:
         """Return the version of Prefect's server."""
         return str(await self._call("GET", "/admin/version"))

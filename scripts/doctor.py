@@ -213,7 +213,7 @@ def _prefect_version(server: str) -> Finding:
 async def _pool(gateway: Gateway, name: str) -> Finding:
     pools = await gateway.work_pools()
     if name not in pools:
-        remedy = f"`prefect work-pool create {name} --type process`"
+        remedy = f"`prefect work-pool create {name} --type inline`"
         return Finding("work pool", False, f"there is no pool {name!r}", remedy)
     if pools[name]["is_paused"]:
         remedy = f"`prefect work-pool resume {name}`"

@@ -8,20 +8,17 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-from prefect.workers.process import ProcessWorker
 from sqlalchemy.engine import URL
 
 from blocks import WorkflowService
 from deployments.block import from_block
-from deployments.gateway import Gateway, PrefectError
+from deployments.gateway import Gateway
 from scripts import screen
 from scripts.roster_file import load
 from scripts.supervise import (
@@ -30,17 +27,17 @@ from scripts.supervise import (
     announce,
     api_url,
     environment,
-    process_of_run,
     stop,
     wait_for_port,
 )
 from store import database, embedded, roster
 from store.settings import Settings
+from workers import InlineWorker
 
 START_SECONDS = 120.0
 
-BOOT_SECONDS = 30.0
-"""How long a run may take from its claim to its beginning, at most."""
+GRACE_SECONDS = 1.5
+"""How long runs may go on once everything is to stop; what is left is handed back."""
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "roster.yaml"
 
@@ -58,23 +55,25 @@ class House:
         self,
         name: str,
         *arguments: str,
-        after: Callable[[], Awaitable[None]] | None = None,
         **env: str,
     ) -> Child:
-        """Start a child and keep it running; `after` is called after each restart."""
+        """Start a child and keep it running."""
         log = self.settings.home.resolve() / "logs" / f"{name}.log"
         child = Child(name, arguments, self.env | env, log)
         await child.start()
         self.children.append(child)
-        self.keepers.append(asyncio.create_task(child.keep(screen.say, after)))
+        self.keepers.append(asyncio.create_task(child.keep(screen.say)))
         return child
 
     async def stop(self) -> None:
-        """Stop everything; the last to start is the first to be asked."""
+        """Stop everything, the worker first."""
         for keeper in self.keepers:
             keeper.cancel()
         await asyncio.gather(*self.keepers, return_exceptions=True)
-        await stop(self.children[::-1])
+        # The worker hands back what it has not ended, for which it needs the server.
+        workers = [child for child in self.children if child.name == "worker"]
+        await stop(workers, GRACE_SECONDS + 2)
+        await stop([child for child in self.children[::-1] if child not in workers])
 
 
 async def run(settings: Settings) -> int:
@@ -113,27 +112,13 @@ async def _run(settings: Settings) -> None:
         if not (await roster.read(engine)).definitions:
             await load(engine, EXAMPLE)
         await house.start("watch", "-m", "scripts.rota", "watch")
-        await _hand_back(settings, gateway)
         worker = ("-m", "prefect", "worker", "start", "--pool", settings.work_pool)
-        again = partial(_hand_back, settings, gateway, BOOT_SECONDS)
-        await house.start("worker", *worker, "--name", "rota-up", after=again)
+        await house.start(
+            "worker", *worker, "--name", "rota-up", ROTA_WORKER_GRACE_SECONDS=str(GRACE_SECONDS)
+        )
         announce(settings, known)
         stack.callback(settings.pid_file.unlink, missing_ok=True)
         await screen.show(settings, engine, gateway)
-
-
-async def _hand_back(settings: Settings, gateway: Gateway, seconds: float = 0) -> None:
-    """Free what a worker that is gone had claimed and not begun; Prefect never would.
-
-    A worker claims runs some seconds before they are due. `seconds` is how long what it had
-    started before it died may still take to begin.
-    """
-    died = datetime.now(UTC) - timedelta(seconds=BOOT_SECONDS if not seconds else 0)
-    await asyncio.sleep(seconds)
-    with contextlib.suppress(PrefectError):
-        for run in await gateway.claimed_before(settings.work_pool, died):
-            if not any(process_of_run(run["id"])):
-                await gateway.hand_back(run, "Its worker ended before it had begun.")
 
 
 async def _healthy(server: Child, url: str) -> None:
@@ -187,8 +172,8 @@ async def _guard(settings: Settings) -> None:
 async def _furnish(house: House, settings: Settings, gateway: Gateway) -> None:
     """See to the work pool, the example service, and the block that leads there."""
     if settings.work_pool not in await gateway.work_pools():
-        template = ProcessWorker.get_default_base_job_template()
-        await gateway.create_work_pool(settings.work_pool, ProcessWorker.type, template)
+        template = InlineWorker.get_default_base_job_template()
+        await gateway.create_work_pool(settings.work_pool, InlineWorker.type, template)
     token = _token(settings)
     arguments = ("-m", "examples.workflow_service", "--port", str(settings.service_port))
     await house.start("workflow-service", *arguments, WORKFLOW_SERVICE_TOKEN=token)

@@ -80,6 +80,26 @@ def watch(policy: PolicyName = "sync") -> None:
     _run(watching.watch(settings, policy))
 
 
+@app.command()
+def worker(
+    pool: Annotated[str | None, typer.Option(help="Its work pool; else ROTA_WORK_POOL.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name; else that of the host.")] = None,
+    queue: Annotated[list[str] | None, typer.Option(help="Only this work queue.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Runs at once.", min=1)] = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that runs have after SIGTERM.", min=0)
+    ] = 30.0,
+    with_healthcheck: Annotated[
+        bool, typer.Option("--with-healthcheck", help="Answer at /health, port 8080.")
+    ] = False,
+) -> None:
+    """Run flows in this process, until SIGTERM or Ctrl-C."""
+    settings = _prepare()
+    from scripts.worker import work
+
+    _run(work(pool or settings.work_pool, name, queue or [], limit, grace, with_healthcheck))
+
+
 # -- definitions and Prefect
 
 

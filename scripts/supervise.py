@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ import psutil
 from scripts.server import PROJECT
 from store.settings import Settings
 
-STOP_SECONDS = 7.0
+STOP_SECONDS = 3.5
 """How long the children have to stop by themselves; then they are killed."""
 
 LOG_BYTES = 10_000_000
@@ -58,15 +58,8 @@ class Child:
                 preexec_fn=_die_with_parent(),
             )
 
-    async def keep(
-        self, say: Callable[[str], None], after: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        """Start the process again whenever it ends, the more slowly the oftener.
-
-        Args:
-            say: Is told of each end.
-            after: Makes up for what the end left undone, once there is a successor.
-        """
+    async def keep(self, say: Callable[[str], None]) -> None:
+        """Start the process again whenever it ends, the more slowly the oftener; `say` so."""
         pause = 1.0
         while True:
             assert self.process is not None
@@ -76,8 +69,6 @@ class Child:
             say(f"{self.name} ended with {code} (see {self.log}); starting it again")
             await asyncio.sleep(pause)
             await self.start()
-            if after is not None:
-                await after()
 
     def terminate(self) -> None:
         """Ask the process and what it started to stop."""
@@ -116,29 +107,29 @@ def _die_with_parent() -> Callable[[], None] | None:
     return prepare
 
 
-def process_of_run(run_id: str | None = None) -> Iterator[psutil.Process]:
-    """Yield the process that carries out a run of this house; without an id, those of all."""
+def processes_of_runs() -> Iterator[psutil.Process]:
+    """Yield the processes that carry out runs of this house."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             found = process.environ()
             carries = found.get("PREFECT__FLOW_RUN_ID", "")
             ours = found.get("ROTA_HOME") == os.environ.get("ROTA_HOME")
-            if carries and ours and run_id in (None, carries):
+            if carries and ours:
                 yield process
 
 
-async def stop(children: Sequence[Child]) -> None:
-    """Stop all children, within `STOP_SECONDS` and a moment."""
+async def stop(children: Sequence[Child], seconds: float = STOP_SECONDS) -> None:
+    """Stop all children, within `seconds` and a moment."""
     for child in children:
         child.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if all(child.gone for child in children):
             break
         await asyncio.sleep(0.05)
     for child in children:
         child.kill()
-    for process in process_of_run():  # begun after the others were asked to stop
+    for process in processes_of_runs():  # begun after the others were asked to stop
         with contextlib.suppress(psutil.Error):
             process.kill()
     for child in children:
@@ -213,7 +204,6 @@ def environment(settings: Settings) -> dict[str, str]:
     return kept | {
         "PREFECT_API_URL": api_url(settings),
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "5"),
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
         "ROTA_HOME": str(home),

@@ -1,4 +1,4 @@
-"""A definition's policies hold on a process worker, whatever the flow's source says."""
+"""A definition's policies hold on every worker here, whatever the flow's source says."""
 
 import asyncio
 import json
@@ -65,12 +65,19 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.remove(str(root))
 
 
-@pytest.fixture(scope="session")
-def worker(prefect_server: str, prefect_home: Path, package: Path, pool: str) -> Iterator[None]:
-    """Prefect's own process worker."""
+@pytest.fixture(scope="session", params=["process", "inline"])
+def worker(
+    request: pytest.FixtureRequest,
+    prefect_server: str,
+    prefect_home: Path,
+    package: Path,
+    pool: str,
+) -> Iterator[None]:
+    """Prefect's own process worker, then Rota's."""
+    command = ["worker", "start", "--pool", pool, "--type", request.param]
     with (prefect_home / "worker.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool],
+            [sys.executable, "-m", "prefect", *command],
             env=os.environ
             | {
                 "PREFECT_API_URL": prefect_server,

@@ -6,6 +6,7 @@ reads; the claim that follows decides who runs what.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -49,6 +50,7 @@ class Due:
         self._names = sorted(queues)
         self._queues: dict[UUID, WorkQueue] = {}
         self._read_at: dict[UUID, float] = {}
+        self._reading = asyncio.Lock()
 
     async def find(self, ahead: float, room: int, known: Collection[UUID]) -> list[FlowRun]:
         """Return at most `room` runs due within `ahead` seconds, those that come first first.
@@ -91,6 +93,10 @@ class Due:
         return (not late, queue.priority or 0 if queue is not None and late else 0, due)
 
     async def _read_queues(self, runs: Collection[FlowRun]) -> None:
+        async with self._reading:  # many runs of one queue fall due at once
+            await self._read_stale(runs)
+
+    async def _read_stale(self, runs: Collection[FlowRun]) -> None:
         moment = time.monotonic()
         wanted = {
             run.work_queue_id

@@ -33,6 +33,7 @@ def serve(host: str, port: int) -> None:
     from prefect.cli import app
 
     take_turns()
+    keep_the_ended()
     app()
 
 
@@ -85,6 +86,20 @@ def take_turns() -> None:
                 queue.release()
 
     AioSqliteConfiguration.begin_transaction = in_turn  # type: ignore[method-assign]
+
+
+def keep_the_ended() -> None:
+    """Refuse the claim of a run that has ended.
+
+    Prefect refuses a second claim, but not one that comes after the end: of a worker that was
+    frozen, say, while another claimed the run and ended it.
+    """
+    import prefect.server.models  # noqa: F401 - or the next would be imported in a circle
+    from prefect.server.orchestration.core_policy import PreventPendingTransitions
+    from prefect.server.schemas.states import StateType
+
+    ended = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED}
+    PreventPendingTransitions.FROM_STATES = PreventPendingTransitions.FROM_STATES | ended
 
 
 def _remembering(validator: Any) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib
+import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,11 +22,15 @@ from prefect.results import (
     _aget_default_persist_result,  # pyright: ignore[reportPrivateUsage]
     _aget_default_result_storage,  # pyright: ignore[reportPrivateUsage]
 )
+from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
 from pydantic import Field
 
-from workers.leash import LEASHED
 from workers.run import inline
+from workers.threads import in_thread
+
+LEASHED = command_to_string([sys.executable, str(Path(__file__).with_name("leash.py"))])
+"""By its path: as a module it would import all of this first."""
 
 FRESH = 30.0
 """Seconds for which a deployment is taken to be as it was read, its version being the same."""
@@ -80,6 +86,7 @@ class Catalog:
     def __init__(self) -> None:
         self._deployments: dict[UUID, tuple[DeploymentResponse, float]] = {}
         self._flows: dict[tuple[Any, ...], tuple[Flow[..., Any] | None, bool]] = {}
+        self._loading: dict[tuple[Any, ...], asyncio.Task[Flow[..., Any] | None]] = {}
         self._defaults: tuple[float, Any, bool] = (0.0, None, False)
 
     async def look_up(self, client: PrefectClient, runs: Collection[FlowRun]) -> None:
@@ -133,6 +140,15 @@ class Catalog:
             flow, threaded = await self._flow(deployment.entrypoint, wanted.env)
         return Order(flow, threaded, wanted.restart)
 
+    async def _load(self, entrypoint: str, environment: Mapping[str, str]) -> Flow[..., Any] | None:
+        """Load a flow in a thread of its own, once for all that wait for it."""
+        key = (entrypoint, *sorted(environment.items()))
+        if key not in self._loading:
+            loading = asyncio.create_task(in_thread(_load)(entrypoint, environment))
+            loading.add_done_callback(lambda _: self._loading.pop(key, None))
+            self._loading[key] = loading
+        return await asyncio.shield(self._loading[key])
+
     async def _flow(
         self, entrypoint: str, environment: Mapping[str, str | None]
     ) -> tuple[Flow[..., Any] | None, bool]:
@@ -140,8 +156,7 @@ class Catalog:
         given = {name: value for name, value in environment.items() if value is not None}
         key = (entrypoint, *sorted(given.items()), id(storage), persist)
         if key not in self._flows:
-            # Of somebody else's making: it may take its time.
-            loaded = await asyncio.to_thread(load, entrypoint, given)
+            loaded = await self._load(entrypoint, given)
             if loaded is not None:
                 # Unless it is told, the engine asks the server for each run, and blocks the loop.
                 if loaded.result_storage is None:
@@ -151,6 +166,15 @@ class Catalog:
             threaded = loaded is not None and not loaded.isasync
             self._flows[key] = (inline(loaded) if loaded is not None else None, threaded)
         return self._flows[key]
+
+
+def _load(entrypoint: str, environment: Mapping[str, str]) -> Flow[..., Any] | None:
+    try:
+        return load(entrypoint, environment)
+    except Exception:
+        raise
+    except BaseException as error:  # of somebody else's making: it may even exit
+        raise ImportError(f"its module raised {error!r}") from error
 
 
 def load(entrypoint: str, environment: Mapping[str, str]) -> Flow[..., Any] | None:

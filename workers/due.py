@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
@@ -16,7 +15,6 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -52,16 +50,17 @@ class Due:
         self._read_at: dict[UUID, float] = {}
         self._reading = asyncio.Lock()
 
-    async def find(self, ahead: float, room: int, known: Collection[UUID]) -> list[FlowRun]:
+    async def find(self, ahead: float, room: int, pool: WorkPool) -> list[FlowRun]:
         """Return at most `room` runs due within `ahead` seconds, those that come first first.
 
-        Runs of paused queues are left out, and `known` ones.
+        Left out are runs of paused queues, and what the limits of the pool and of its queues have
+        no room for.
         """
         found: list[FlowRun] = []
-        for page_number in range(PAGES):
+        left = await self._pools_room(pool)
+        for number in range(PAGES):
             page = await self._client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(
-                    id=FlowRunFilterId(not_any_=list(known)) if known else None,
                     state=FlowRunFilterState(
                         type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
                     ),
@@ -74,16 +73,17 @@ class Due:
                 ),
                 work_pool_filter=self._pool,
                 sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
-                limit=min(PAGE, room),
-                offset=page_number * min(PAGE, room),
+                limit=PAGE,
+                offset=number * PAGE,
             )
             # What retries in its own process is that process's to start.
             mine = [run for run in page if run.empirical_policy.retry_type != "in_process"]
             await self._read_queues(mine)
-            found += [run for run in mine if self.open(run)]
-            if len(page) < min(PAGE, room) or len(found) >= room:
+            open_ones = sorted(filter(self.open, mine), key=self._order)
+            found += await self._within_limits(open_ones, left)
+            if len(page) < PAGE or len(found) >= room:
                 break
-        return sorted(found[:room], key=self._order)
+        return found[:room]
 
     def _order(self, run: FlowRun) -> tuple[bool, int, float]:
         """Sort what is overdue by its queue's priority, and everything by its time."""
@@ -126,28 +126,26 @@ class Due:
         queue = self._queues.get(run.work_queue_id) if run.work_queue_id else None
         return queue.concurrency_limit if queue is not None else None
 
-    async def within_limits(self, runs: list[FlowRun], pool: WorkPool) -> list[FlowRun]:
-        """Leave out what the limits of the pool and of its queues have no room for."""
-        left: dict[UUID | None, int] = {}
-        if pool.concurrency_limit is not None:
-            taken = await self._client.count_flow_runs(
-                flow_run_filter=FlowRunFilter(state=_BEGUN), work_pool_filter=self._pool
-            )
-            left[None] = pool.concurrency_limit - taken
-        for run in runs:
-            limit = self.limit(run)
-            if (
-                run.work_queue_id is not None
-                and limit is not None
-                and run.work_queue_id not in left
-            ):
-                left[run.work_queue_id] = limit - await self._begun(run.work_queue_id)
-        used: Counter[UUID | None] = Counter()
+    async def _pools_room(self, pool: WorkPool) -> dict[UUID | None, int]:
+        if pool.concurrency_limit is None:
+            return {}
+        taken = await self._client.count_flow_runs(
+            flow_run_filter=FlowRunFilter(state=_BEGUN), work_pool_filter=self._pool
+        )
+        return {None: pool.concurrency_limit - taken}
+
+    async def _within_limits(
+        self, runs: list[FlowRun], left: dict[UUID | None, int]
+    ) -> list[FlowRun]:
+        """Choose the runs for which there is room `left`, and take it."""
         chosen = []
         for run in runs:
-            limits = [key for key in (None, run.work_queue_id) if key in left]
-            if all(used[key] < left[key] for key in limits):
-                used.update(limits)
+            queue, limit = run.work_queue_id, self.limit(run)
+            if queue is not None and limit is not None and queue not in left:
+                left[queue] = limit - await self._begun(queue)
+            keys = [key for key in {None, queue} if key in left]
+            if all(left[key] > 0 for key in keys):
+                left.update({key: left[key] - 1 for key in keys})
                 chosen.append(run)
         return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextvars
 import logging
 import sys
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from prefect.client.orchestration import PrefectClient
 from prefect.context import AsyncClientContext
-from prefect.logging.loggers import flow_run_logger
+from prefect.logging.loggers import flow_run_logger, print_as_log
 
 from workers.run import Run, Stop, execute
 
@@ -55,6 +56,9 @@ class FlowLoop:
 
     def open(self) -> None:
         """Start the thread, with the settings of the caller."""
+        # For good: each run with `log_prints` would put it in place and take it away again, also
+        # from those that have begun since. Outside of such runs it prints.
+        builtins.print = print_as_log
         self._thread.start()
         self._ready.wait()
 
@@ -144,6 +148,8 @@ class FlowLoop:
         assert self._client is not None
         _current.set(run)
         run.task = self._loop.create_task(execute(run, self._client), name=run.flow_run.name)
+        run.task.add_done_callback(lambda _: run.on_begun())
+        run.task.add_done_callback(lambda _: run.on_ended())
 
     def _stop(self, run: Run, why: Stop) -> None:
         run.stop(why)

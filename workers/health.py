@@ -6,12 +6,17 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from prefect.settings import get_current_settings
+from prefect.types._datetime import now
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from workers.inline import InlineWorker
 
 
 class Health(BaseModel):
@@ -29,6 +34,22 @@ class Health(BaseModel):
     seconds_since_poll: float
     loop_lag_seconds: float
     longest_loop_lag_seconds: float
+
+
+def health_of(worker: InlineWorker) -> Health:
+    """Return how the worker fares."""
+    polled = (now("UTC") - worker._last_polled_time).total_seconds()
+    return Health(
+        healthy=polled < 30 * worker.query_seconds,
+        worker=worker.name,
+        running=len(worker.running) + len(worker.apart),
+        claimed=len(worker.claiming),
+        waiting=len(worker.waiting),
+        last_poll=worker._last_polled_time,
+        seconds_since_poll=round(polled, 1),
+        loop_lag_seconds=round(worker.flows.lag, 3),
+        longest_loop_lag_seconds=round(worker.flows.longest_lag, 3),
+    )
 
 
 @contextlib.contextmanager

@@ -27,49 +27,31 @@ import httpx
 from prefect._flow_run_suspension import mark_flow_run_suspension_requested
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.events import emit_event
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed, Pending
 from prefect.types._datetime import now
 from prefect.utilities.engine import propose_state
+from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.catalog import Catalog, InlineJobConfiguration, InlineVariables, Order
 from workers.due import Due, due_at
-from workers.flow_loop import FlowLoop
-from workers.health import Health, serve
-from workers.lease import BEAT, Lease, hand_back, pause
+from workers.flow_loop import BLOCKED, FlowLoop
+from workers.health import health_of, serve
+from workers.lease import BEAT, Lease, clock, hand_back, pause
 from workers.run import Run, RunClient, Stop
-
-POLL = 1.0
-"""Seconds between two polls: as long may a run that is asked for now have to wait."""
-SYNC = 15.0
-"""Seconds between two looks at the work pool itself."""
-RENEW = 60.0
-"""Seconds between two renewals of concurrency leases, which last five minutes."""
-GATE = 16
-"""Runs that may be between claim and begin at once. More would only wait for the server, and for
-longer than need be for whoever else might start them."""
-THREADS = 40
-"""Sync flows at once."""
-CLEANUP = 5.0
-"""Seconds for the cleanup of flows that the grace period did not suffice for."""
-MOST = 200
-"""Runs to know of ahead of their time."""
-
-
-class InlineSettings(BaseSettings):
-    """What the environment says of the worker, as `ROTA_WORKER_...`."""
-
-    model_config = SettingsConfigDict(env_prefix="ROTA_WORKER_")
-
-    grace_seconds: float = Field(default=30.0, ge=0)
-    """How long runs may go on after a SIGTERM."""
-    limit: int = Field(default=1000, ge=1)
-    """Runs at once, unless `--limit` says otherwise."""
+from workers.settings import (
+    AHEAD,
+    CLEANUP,
+    GATE,
+    MOST,
+    POLL,
+    RENEW,
+    STALE,
+    THREADS,
+    InlineSettings,
+)
 
 
 class InlineWorker(ProcessWorker):
@@ -94,13 +76,20 @@ class InlineWorker(ProcessWorker):
         self.flows = FlowLoop(self._logger)
         self.waiting: dict[UUID, asyncio.Task[None]] = {}
         self.running: dict[UUID, Run] = {}
-        self.apart: dict[UUID, asyncio.Task[None]] = {}
+        self.apart: dict[UUID, Run] = {}
+        self._apart_tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._seen: dict[UUID, float] = {}
         self.threaded: set[UUID] = set()
         self.claiming: set[UUID] = set()
         self._catalog = Catalog()
         self._gate = asyncio.Semaphore(GATE)
+        self._gate_apart = asyncio.Semaphore(GATE)
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
+
+    # The parent's also hold a runner, for flows that are submitted to it, and its connection.
+    __aenter__ = BaseWorker.__aenter__
+    __aexit__ = BaseWorker.__aexit__
 
     # -- from start to end
 
@@ -112,7 +101,7 @@ class InlineWorker(ProcessWorker):
     ) -> None:
         """Work until SIGTERM or SIGINT; with `run_once`, start what is due and wait for its end."""
         os.environ["ROTA_WORKER_PID"] = str(os.getpid())
-        with serve(lambda: health(self), with_healthcheck):
+        with serve(lambda: health_of(self), with_healthcheck):
             async with self:
                 self.flows.open()
                 self._lease = Lease(
@@ -124,16 +113,12 @@ class InlineWorker(ProcessWorker):
                 await self._finish(0 if run_once else self.grace_seconds)
                 self.flows.close()
             printer(f"Worker {self.name!r} stopped!")
-        # Prefect reports what is left as the interpreter exits, and waits long for a server that
-        # is away.
-        killer = threading.Timer(10, os._exit, (0,))
-        killer.daemon = True
-        killer.start()
 
     async def _work(self, run_once: bool, printer: Callable[..., None]) -> None:
         if run_once:
             await self._try(self._beat)
             await self._try(self._poll)
+            await asyncio.gather(*self.waiting.values(), return_exceptions=True)
             await self._idle()
             return
         printer(f"Worker {self.name!r} started!")
@@ -179,22 +164,31 @@ class InlineWorker(ProcessWorker):
     async def _finish(self, grace: float) -> None:
         """Let runs end, then hand back those that have not."""
         self._stopping.set()
-        for task in self.waiting.values():
-            task.cancel()
+        for id_, task in self.waiting.items():
+            if id_ not in self.claiming:  # a claim that is on its way is answered first
+                task.cancel()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle(), grace)
+        # Prefect reports what is left as the interpreter exits, and waits long for a server that
+        # is away.
+        killer = threading.Timer(2 * CLEANUP + 5, os._exit, (0,))
+        killer.daemon = True
+        killer.start()
         for run in [*self.running.values()]:
             self.flows.stop(run, Stop.HAND_BACK)
-        for task in self.apart.values():
+        for task in [*self._apart_tasks.values()]:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle(), CLEANUP)
-        for run in [*self.running.values()]:  # one that cannot be interrupted ends with the process
-            await self._hand_back(run)
+        left = [*self.running.values()]
+        with contextlib.suppress(TimeoutError, httpx.HTTPError):
+            async with asyncio.timeout(CLEANUP):
+                await asyncio.gather(*map(self._hand_back, left))
+                await self._lease.give_up()
+        if left:  # what cannot be interrupted must not go on beside its successor
+            os._exit(0)
         for keeper in getattr(self, "_keepers", ()):
             keeper.cancel()
-        with contextlib.suppress(httpx.HTTPError):
-            await self._lease.give_up()
         self._ended.set()
 
     async def _idle(self) -> None:
@@ -225,28 +219,35 @@ class InlineWorker(ProcessWorker):
         if self._work_pool is None:
             await self._sync_and_initialize()
         self._last_polled_time = now("UTC")
-        room = (self._limit or 1) - len(self.running) - len(self.apart) - len(self.waiting)
-        room = min(room, MOST - len(self.waiting))
+        room = min((self._limit or 1) - len(self.running) - len(self.apart), MOST)
         if self._work_pool is None or self.work_pool.is_paused or room <= 0:
             return
-        known = {*self.waiting, *self.claiming}
-        found = await self._due.find(self._prefetch_seconds, room, known)
-        found = [run for run in found if run.id not in self.running and run.id not in self.apart]
-        if not found:
-            return
-        found = await self._due.within_limits(found, self.work_pool)
+        ahead = min(self._prefetch_seconds, AHEAD * self.query_seconds)
+        found = await self._due.find(ahead, room, self.work_pool)
+        seen = clock()
         await self._catalog.look_up(self.client, found)
+        mine = self.owned()
         for run in found:
-            if run.id not in self.waiting:
+            self._seen[run.id] = seen
+            if run.id not in self.waiting and run.id not in mine:
                 self.waiting[run.id] = asyncio.create_task(self._at_its_time(run))
+        self._seen = {id_: at for id_, at in self._seen.items() if id_ in self.waiting}
+
+    def owned(self) -> set[UUID]:
+        """Return the runs that this worker has claimed, or is about to."""
+        return {*self.running, *self.apart, *self.claiming}
 
     async def _at_its_time(self, run: FlowRun) -> None:
         try:
+            order = await self._order(run)
             await asyncio.sleep(due_at(run) - time.time())
-            async with self._gate:
+            # Those in a process of their own do not wait for the flows' loop.
+            async with (
+                self._gate if isinstance(order, Exception) or order.flow else self._gate_apart
+            ):
                 self.claiming.add(run.id)
                 try:
-                    await self._begin(run)
+                    await self._begin(run, order)
                 finally:
                     self.claiming.discard(run.id)
         except httpx.HTTPError as error:
@@ -258,35 +259,48 @@ class InlineWorker(ProcessWorker):
         finally:
             self.waiting.pop(run.id, None)
 
-    async def _begin(self, flow_run: FlowRun) -> None:
-        await self._due.refresh(flow_run)
-        if self._stopping.is_set() or not self._due.open(flow_run) or self.work_pool.is_paused:
-            return
-        begun = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        order: Order | None = None
-        problem: Exception | None = None
+    async def _order(self, run: FlowRun) -> Order | Exception:
+        """Return how a run is to be run, or what is wrong with its flow."""
         try:
-            order = await self._catalog.order(self.client, self.work_pool, flow_run)
+            return await self._catalog.order(self.client, self.work_pool, run)
         except httpx.HTTPError:
             raise
         except Exception as error:
-            problem = error
-        if order is not None and order.threaded and len(self.threaded) >= THREADS:
+            return error
+
+    async def _may_begin(self, run: FlowRun, order: Order | Exception) -> bool:
+        await self._due.refresh(run)
+        if self._stopping.is_set() or not self._due.open(run) or self.work_pool.is_paused:
+            return False
+        if isinstance(order, Order) and order.flow is not None:
+            full = order.threaded and len(self.threaded) >= THREADS
+            if full or self.flows.lag > BLOCKED:
+                return False
+        if clock() - self._seen.get(run.id, 0) < STALE:
+            return True
+        # Prefect lets a run be claimed that has ended meanwhile.
+        current = (await self.client.read_flow_run(run.id)).state
+        return current is not None and current.is_scheduled()
+
+    async def _begin(self, flow_run: FlowRun, order: Order | Exception) -> None:
+        if not await self._may_begin(flow_run, order):
             return
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
         run = Run(
             flow_run,
-            order.flow if order is not None else None,
+            order.flow if isinstance(order, Order) else None,
             self._lease.mark,
             on_begun=partial(_call, loop, begun.set),
             in_doubt=self._lease.in_doubt,
         )
         if not await self._claim(run):
             return
-        if problem is not None or order is None:
-            await self._fail(run, problem)
+        if isinstance(order, Exception):
+            await self._fail(run, order)
         elif order.flow is None:
-            self.apart[run.id] = asyncio.create_task(self._run_apart(flow_run))
+            self.apart[run.id] = run
+            self._apart_tasks[run.id] = asyncio.create_task(self._run_apart(run))
         else:
             self.running[run.id] = run
             if order.threaded:
@@ -312,7 +326,7 @@ class InlineWorker(ProcessWorker):
             return False
         return True
 
-    async def _fail(self, run: Run, problem: Exception | None) -> None:
+    async def _fail(self, run: Run, problem: Exception) -> None:
         reason = f"Its flow does not load: {type(problem).__name__}: {problem}"
         if isinstance(problem, LookupError) and not isinstance(problem, KeyError):
             state: State[Any] = Cancelled(message=f"{problem}.")
@@ -321,8 +335,9 @@ class InlineWorker(ProcessWorker):
             self.get_flow_run_logger(run.flow_run).error(reason, exc_info=problem)
         await propose_state(self.client, state, run.id, force=True)
 
-    async def _run_apart(self, flow_run: FlowRun) -> None:
+    async def _run_apart(self, run: Run) -> None:
         """Run a claimed run the way Prefect's process worker does."""
+        flow_run = run.flow_run
         try:
             assert self._runs_task_group is not None
             async with anyio.create_task_group() as group:
@@ -330,11 +345,13 @@ class InlineWorker(ProcessWorker):
                 if pid and not isinstance(pid, Exception):
                     await self.client.update_flow_run(flow_run.id, infrastructure_pid=str(pid))
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True), contextlib.suppress(Abort, httpx.HTTPError):
-                await hand_back(self.client, flow_run, "Its worker was stopped.")
+            if run.stopping is not Stop.LOST:
+                with anyio.CancelScope(shield=True):
+                    await self._hand_back(run)
             raise
         finally:
-            self.apart.pop(flow_run.id, None)
+            self.apart.pop(run.id, None)
+            self._apart_tasks.pop(run.id, None)
 
     def _note_end(self, run: Run) -> None:
         self.running.pop(run.id, None)
@@ -363,26 +380,18 @@ class InlineWorker(ProcessWorker):
         if self._lease.in_doubt():
             await self._look_at_own()
         await self._lease.beat()
-        frequency = get_current_settings().flows.heartbeat_frequency
-        for run in [*self.running.values()]:
-            if frequency and run.heartbeat_due(frequency):
-                emit_event(
-                    "prefect.flow-run.heartbeat",
-                    resource={
-                        "prefect.resource.id": f"prefect.flow-run.{run.id}",
-                        "prefect.resource.name": run.flow_run.name,
-                    },
-                    related=run.related(),
-                )
+        if frequency := get_current_settings().flows.heartbeat_frequency:
+            for run in [*self.running.values()]:
+                run.emit_heartbeat(frequency)
 
     async def _look(self) -> None:
         await self._sync_and_initialize()
         await self._look_at_own()
-        await self._lease.look_after(lambda: {*self.running, *self.apart, *self.claiming})
+        await self._lease.look_after(self.owned)
 
     async def _look_at_own(self) -> None:
         """Stop what has become another worker's, or was ended or deleted; tell the suspended."""
-        runs = dict(self.running)
+        runs = self.running | self.apart
         ids = sorted(runs)
         for start in range(0, len(ids), MOST):
             some = ids[start : start + MOST]
@@ -392,10 +401,21 @@ class InlineWorker(ProcessWorker):
             there = {one.id: one for one in found}
             for id_ in some:
                 one = there.get(id_)
-                if one is None or one.state is None or runs[id_].is_lost_in(one):
-                    self.flows.stop(runs[id_], Stop.LOST)
+                if one is None or one.state is None:
+                    self._lose(runs[id_])
+                elif id_ in self.apart and one.state.is_final():
+                    continue  # its process is about to end
+                elif runs[id_].is_lost_in(one):
+                    self._lose(runs[id_])
                 elif one.state.name == "Suspended":
                     mark_flow_run_suspension_requested(id_, one.state)
+
+    def _lose(self, run: Run) -> None:
+        if run.id in self.running:
+            self.flows.stop(run, Stop.LOST)
+        elif (task := self._apart_tasks.get(run.id)) is not None:
+            run.stopping = Stop.LOST
+            task.cancel()
 
     async def _renew(self) -> None:
         for run in [*self.running.values()]:
@@ -428,19 +448,3 @@ class InlineWorker(ProcessWorker):
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: Any) -> None:
     """Call a function in the main thread, from the flows'."""
     loop.call_soon_threadsafe(function, *args)
-
-
-def health(worker: InlineWorker) -> Health:
-    """Return how the worker fares."""
-    polled = (now("UTC") - worker._last_polled_time).total_seconds()
-    return Health(
-        healthy=polled < 30 * worker.query_seconds,
-        worker=worker.name,
-        running=len(worker.running) + len(worker.apart),
-        claimed=len(worker.claiming),
-        waiting=len(worker.waiting),
-        last_poll=worker._last_polled_time,
-        seconds_since_poll=round(polled, 1),
-        loop_lag_seconds=round(worker.flows.lag, 3),
-        longest_loop_lag_seconds=round(worker.flows.longest_lag, 3),
-    )

@@ -45,6 +45,8 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from prefect.types._datetime import now
 from prefect.utilities.engine import propose_state
 
+from workers.run import MARK
+
 BEAT = 5.0
 """Seconds between two beats."""
 LEASE = 20.0
@@ -55,13 +57,13 @@ after it was away, everybody's lease has run out."""
 RESTARTS = 20
 """Claims after which a run is no longer started again: it may be what kills the workers."""
 
-_MARK = re.compile(r"^On worker (.+-[0-9a-f]{8})\.$")
+_MARK = re.compile(rf"^{MARK}(.+-[0-9a-f]{{8}})\.$")
 _PAGE = 200
 
 
 def mark(worker: str) -> str:
     """Return the message of the states that `worker` gives a run."""
-    return f"On worker {worker}."
+    return f"{MARK}{worker}."
 
 
 def clock() -> float:
@@ -132,17 +134,17 @@ class Lease:
             return
         limit = mine.last_heartbeat_time - timedelta(seconds=LEASE)
         alive = {one.name for one in workers if _beat_of(one) > limit}
-        if min(name for name in alive if _MARK.match(mark(name))) != self.worker:
-            return
+        first = min(name for name in alive if _MARK.match(mark(name))) == self.worker
         self._owners = {run.id: self._owners[run.id] for run in runs if run.id in self._owners}
         left = False
         for run in runs:
             owner = await self._owner(run)
             # One that it claimed and does not know: the answer to the claim never came.
             mislaid = owner == self.worker and run.id not in owned()
-            if owner is not None and (owner not in alive or mislaid):
+            if mislaid or (first and owner is not None and owner not in alive):
+                assert owner is not None
                 left = not await self._take_over(run, owner) or left
-        if not left:
+        if first and not left:
             for one in workers:
                 if one.name not in alive and _MARK.match(mark(one.name)):
                     await self._delete(one.name)
@@ -221,7 +223,7 @@ class Lease:
         reason = f"Its worker {owner} ended before it did"
         if run.state.is_cancelling():
             return Cancelled(message=f"{reason}.")
-        if not await self._may_restart(run):
+        if not run.state.is_pending() and not await self._may_restart(run):
             return Crashed(message=f"{reason}, and its definition does not let it start again.")
         states = await self._client.read_flow_run_states(run.id)
         if sum(state.is_pending() and _marked(state) is not None for state in states) > RESTARTS:

@@ -10,10 +10,6 @@ import os
 import signal
 import sys
 
-from prefect.utilities.processutils import command_to_string
-
-LEASHED = command_to_string([sys.executable, "-m", "workers.leash"])
-
 _PR_SET_PDEATHSIG = 1
 
 

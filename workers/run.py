@@ -22,16 +22,30 @@ from prefect._flow_run_suspension import (
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_engine import (
     AsyncFlowRunEngine,
     _flow_parameters,  # pyright: ignore[reportPrivateUsage]
 )
 from prefect.logging.loggers import flow_run_logger
+from prefect.results import get_result_store
 from prefect.states import Cancelled, Cancelling, Crashed, to_state_create
 from prefect.utilities.callables import call_with_parameters
 
 from workers.threads import in_thread
+
+MARK = "On worker "
+"""How the message of a state begins that a worker of this kind has given."""
+
+HOOKS = (
+    "on_running_hooks",
+    "on_completion_hooks",
+    "on_failure_hooks",
+    "on_cancellation_hooks",
+    "on_crashed_hooks",
+)
 
 AGAIN = 1.0
 """Seconds between two attempts to reach a server that is away."""
@@ -67,8 +81,8 @@ class Run:
     lease_id: uuid.UUID | None = None
     task: asyncio.Task[None] | None = None
     stopping: Stop | None = None
-    inside: bool = False
-    """Whether the flow's own code has control."""
+    entered: bool = False
+    """Whether its execution has begun."""
     reporting: bool = False
     """Whether its end is on the way to the server, and must not be interrupted."""
     heard: float = field(default_factory=time.monotonic)
@@ -88,34 +102,43 @@ class Run:
         """Whether what the server has says that the run is not this worker's, or has ended."""
         state = found.state
         if state is None or state.is_final():
-            # Its end may be on its way, or have been answered just now.
-            return not self.reporting and (self.state is None or not self.state.is_final())
+            # Its end may have been answered just now.
+            return self.state is None or not self.state.is_final()
         if state.is_scheduled():
             return found.empirical_policy.retry_type != "in_process"
-        if state.is_running() or state.is_pending():
-            return state.message != self.mark
-        return False
+        return self._is_anothers(state)
 
-    def heartbeat_due(self, seconds: float) -> bool:
-        """Whether it is time for another heartbeat event; if so, it counts as sent."""
+    def _is_anothers(self, state: State[Any]) -> bool:
+        """Whether another worker's mark stands in the state; resuming a paused run leaves none."""
+        message = state.message or ""
+        return message.startswith(MARK) and message != self.mark
+
+    def emit_heartbeat(self, seconds: float) -> None:
+        """Send the event by which Prefect's automations know that a run lives, when it is due."""
         if time.monotonic() - self.heard < seconds:
-            return False
+            return
         self.heard = time.monotonic()
-        return True
-
-    def related(self) -> list[dict[str, str]]:
-        """Return what Prefect's own heartbeat names beside the run."""
-        named = {"flow": self.flow_run.flow_id, "deployment": self.flow_run.deployment_id}
-        return [
-            {"prefect.resource.id": f"prefect.{kind}.{id_}", "prefect.resource.role": kind}
-            for kind, id_ in named.items()
-            if id_ is not None
-        ]
+        about = {"flow": self.flow_run.flow_id, "deployment": self.flow_run.deployment_id}
+        emit_event(
+            "prefect.flow-run.heartbeat",
+            resource={
+                "prefect.resource.id": f"prefect.flow-run.{self.id}",
+                "prefect.resource.name": self.flow_run.name,
+            },
+            related=[
+                {"prefect.resource.id": f"prefect.{kind}.{id_}", "prefect.resource.role": kind}
+                for kind, id_ in about.items()
+                if id_ is not None
+            ],
+        )
 
     def stop(self, why: Stop) -> None:
-        """Interrupt the flow, unless its end is being reported. Called on the flows' loop."""
+        """Interrupt the flow, unless its end is being reported. Called on the flows' loop.
+
+        A task that is cancelled before its first step would never take one.
+        """
         self.stopping = self.stopping or why
-        if self.task is not None and not self.reporting:
+        if self.task is not None and self.entered and not self.reporting:
             self.task.cancel()
 
 
@@ -206,7 +229,7 @@ class RunClient(PrefectClient):
         known, state = self._run.state, found.state
         if known is None or state is None or state.id == known.id or state.is_cancelling():
             return
-        if not (state.is_pending() or state.is_running()) or state.message != self._run.mark:
+        if self._run.is_lost_in(found):
             self._run.stopping = Stop.LOST
             raise Lost
 
@@ -250,6 +273,8 @@ class Engine(AsyncFlowRunEngine[Any, Any]):
 
     async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:
         """Propose a state, and keep the run as the server would answer it."""
+        if self.run.stopping is Stop.HAND_BACK and state.is_failed():
+            raise asyncio.CancelledError  # it failed for being interrupted
         if state.is_running():
             state.message = self.run.mark
         self.run.reporting = state.is_final()
@@ -277,14 +302,25 @@ class Engine(AsyncFlowRunEngine[Any, Any]):
 
     async def call_flow_fn(self) -> Any:
         """Call the flow, and report what it returns."""
-        self.run.inside = True
-        try:
-            called: Any = call_with_parameters(self.flow.fn, self.parameters or {})
-            result = await called
-        finally:
-            self.run.inside = False
+        called: Any = call_with_parameters(self.flow.fn, self.parameters or {})
+        result = await called
         await self.handle_success(result)
         return result
+
+    async def call_hooks(self, state: State[Any] | None = None) -> None:
+        """Call what the flow wants called, where `prefect.runtime` knows the run."""
+        assert self.flow_run is not None
+        if FlowRunContext.get() is not None or not _hooks_of(self.flow):
+            return await super().call_hooks(state)
+        with FlowRunContext(
+            flow=self.flow,
+            flow_run=self.flow_run,
+            parameters=self.parameters,
+            client=self.client,
+            task_runner=self.flow.task_runner,
+            result_store=await get_result_store().aupdate_for_flow(self.flow),
+        ):
+            return await super().call_hooks(state)
 
     async def handle_crash(self, exc: BaseException) -> None:
         """Report a crash, unless the flow ended because it was told to."""
@@ -305,8 +341,13 @@ async def execute(run: Run, shared: PrefectClient) -> None:
     logger = flow_run_logger(run.flow_run)
     client = RunClient(shared, run)
     assert run.flow is not None
+    run.entered = True
     try:
         if run.stopping is not None:
+            if run.stopping is Stop.CANCEL:
+                cancelled: State[Any] = Cancelled(message="The run was cancelled.")
+                taken = await client.set_flow_run_state(run.id, cancelled, force=True)
+                run.flow_run.state = taken.state
             return
         engine = Engine(
             flow=run.flow,
@@ -329,8 +370,7 @@ async def execute(run: Run, shared: PrefectClient) -> None:
     except BaseException as error:
         await _last_word(run, client, error)
     finally:
-        run.on_begun()
-        run.on_ended()
+        run.task = None  # or the two would keep each other, and the result
 
 
 async def _last_word(run: Run, client: RunClient, error: BaseException) -> None:
@@ -355,18 +395,37 @@ def inline(flow: Flow[..., Any]) -> Flow[..., Any]:
     """
     bound = copy.copy(flow)
     if not flow.isasync:
-        bound.fn = in_thread(flow.fn)
+        bound.fn = in_thread(_as_sync(flow.fn, flow))
         bound.isasync = True
-    for name in (
-        "on_running_hooks",
-        "on_completion_hooks",
-        "on_failure_hooks",
-        "on_cancellation_hooks",
-        "on_crashed_hooks",
-    ):
-        hooks = [hook if _is_async(hook) else in_thread(hook) for hook in getattr(flow, name)]
+    for name in HOOKS:
+        hooks = [
+            hook if _is_async(hook) else in_thread(_as_sync(hook, flow))
+            for hook in getattr(flow, name)
+        ]
         setattr(bound, name, hooks)
     return bound
+
+
+def _as_sync(function: Callable[..., Any], flow: Flow[..., Any]) -> Callable[..., Any]:
+    """Let Prefect see a sync flow around `function`, so that its own functions return values.
+
+    Many of them return coroutines where the flow of the context is async.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if (context := FlowRunContext.get()) is None:
+            return function(*args, **kwargs)
+        sync = copy.copy(flow)
+        sync.isasync = False
+        with context.model_copy(update={"flow": sync}):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _hooks_of(flow: Flow[..., Any]) -> list[Any]:
+    return [hook for name in HOOKS for hook in getattr(flow, name)]
 
 
 def _is_async(hook: Callable[..., Any]) -> bool:

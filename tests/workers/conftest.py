@@ -108,9 +108,7 @@ class Yard:
         return await self.client.create_deployment(
             flow_id=flow_id,
             name=f"{self.pool}.{flow}.{next(_numbers)}",
-            entrypoint=f"sample_flows.{flow}",
-            work_pool_name=self.pool,
-            **options,
+            **{"entrypoint": f"sample_flows.{flow}", "work_pool_name": self.pool, **options},
         )
 
     async def run(

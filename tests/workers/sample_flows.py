@@ -5,13 +5,21 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.variables import Variable
 
 
 def note(what: str) -> None:
     with Path(os.environ["KEEP"]).open("a") as file:
         file.write(f"{what} {runtime.flow_run.id} {datetime.now(UTC).timestamp():.3f}\n")
+
+
+def keep() -> list[str]:
+    return [line for line in Path(os.environ["KEEP"]).read_text().splitlines() if "hook" in line]
 
 
 @flow
@@ -112,3 +120,25 @@ def with_tasks(number: int = 4) -> int:
 def where() -> int:
     note(f"pid={os.getpid()}")
     return os.getpid()
+
+
+@flow
+def uses_prefect_sync() -> None:
+    """What Prefect's own functions give depends on whether they see a sync flow."""
+    assert Variable.set("sample", "value", overwrite=True).value == "value"
+    assert Variable.get("sample") == "value"
+    assert isinstance(create_markdown_artifact("# sample", key="sample"), UUID)
+
+
+def on_running(flow: Any, run: Any, state: Any) -> None:
+    note("hook")
+
+
+async def on_completion(flow: Any, run: Any, state: Any) -> None:
+    note("hook")
+
+
+@flow(on_running=[on_running], on_completion=[on_completion])
+async def with_hooks() -> None:
+    hooked = keep()
+    assert any(runtime.flow_run.id in line for line in hooked)

@@ -10,7 +10,9 @@ import pytest
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import ConcurrencyOptions
-from prefect.states import Cancelling, Scheduled
+from prefect.exceptions import Abort
+from prefect.states import Cancelling, Pending, Scheduled
+from prefect.utilities.engine import propose_state
 
 pytestmark = pytest.mark.acceptance
 
@@ -44,6 +46,8 @@ async def log_of(yard: Any, run: Any) -> str:
         ("trivial", {"unknown": 1}, "Crashed", "unknown"),
         ("no_such_flow", {}, "Crashed", "no_such_flow"),
         ("note", {}, "Crashed", "is no Prefect flow but function"),
+        ("uses_prefect_sync", {}, "Completed", ""),
+        ("with_hooks", {}, "Completed", ""),
     ],
 )
 async def test_a_run_ends_as_its_flow_does(
@@ -213,3 +217,58 @@ async def test_health_tells_how_the_worker_fares(yard: Any, unused_port: int) ->
     assert found["worker"].startswith(worker.name)
     assert found["seconds_since_poll"] < 5
     assert found["loop_lag_seconds"] < 1
+
+
+async def test_a_module_that_exits_ends_its_run_and_not_the_worker(shared_yard: Any) -> None:
+    [id_] = await shared_yard.run("leave", entrypoint="sample_exit.anything")
+    [run] = await shared_yard.until([id_])
+    assert run.state.name == "Crashed"
+    assert "SystemExit" in run.state.message
+    await shared_yard.until(await shared_yard.run("trivial"))
+
+
+async def test_runs_cancelled_behind_a_blocked_loop_are_cancelled(shared_yard: Any) -> None:
+    # Claimed before the loop counts as blocked, and then stuck behind it.
+    due = datetime.now(UTC) + timedelta(seconds=3)
+    blocking, *runs = [
+        (
+            await shared_yard.client.create_flow_run_from_deployment(
+                await shared_yard.deploy(flow),
+                parameters=parameters,
+                state=Scheduled(scheduled_time=due + timedelta(seconds=delay)),
+            )
+        ).id
+        for flow, parameters, delay in [("block", {"seconds": 6}, 0), *[("trivial", {}, 1)] * 3]
+    ]
+    await shared_yard.until(runs, {"Pending"})
+    for id_ in runs:
+        await shared_yard.client.set_flow_run_state(id_, Cancelling())
+    ended = await shared_yard.until([blocking, *runs], seconds=15)
+    assert [run.state.name for run in ended] == ["Completed", *["Cancelled"] * 3]
+    await shared_yard.until(await shared_yard.run("trivial"))
+
+
+async def test_a_run_that_has_ended_cannot_be_claimed(shared_yard: Any) -> None:
+    [id_] = await shared_yard.run("trivial")
+    await shared_yard.until([id_])
+    with pytest.raises(Abort):
+        await propose_state(shared_yard.client, Pending(), id_)
+
+
+async def test_run_once_runs_what_is_due_and_ends(yard: Any) -> None:
+    runs = await yard.run("wait", {"seconds": 1}, times=3)
+    worker = yard.start("--run-once")
+    assert await asyncio.to_thread(worker.process.wait, 60) == 0
+    assert set((await yard.states(runs)).values()) == {"Completed"}
+
+
+async def test_a_full_or_paused_queue_holds_up_no_other(yard: Any) -> None:
+    full = await yard.client.create_work_queue(
+        name="full", work_pool_name=yard.pool, concurrency_limit=1
+    )
+    paused = await yard.client.create_work_queue(name="paused", work_pool_name=yard.pool)
+    await yard.client.update_work_queue(paused.id, is_paused=True)
+    await yard.run("wait", times=6, work_queue_name=full.name)
+    await yard.run("wait", times=6, work_queue_name=paused.name)
+    await asyncio.to_thread(yard.start("--limit", "3").ready)
+    await yard.until(await yard.run("trivial"), seconds=15)

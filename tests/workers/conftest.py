@@ -164,6 +164,13 @@ class Yard:
             assert time.monotonic() < deadline, [worker.text() for worker in self.workers]
             await asyncio.sleep(0.05)
 
+    async def again(self, runs: Iterable[UUID], seconds: float) -> None:
+        """Waits until each of the runs has begun twice."""
+        deadline = time.monotonic() + seconds
+        while any([id_ for _, id_, _ in self.notes("began")].count(str(run)) < 2 for run in runs):
+            assert time.monotonic() < deadline, [worker.text() for worker in self.workers]
+            await asyncio.sleep(0.1)
+
 
 def _name(run: FlowRun) -> str:
     return run.state.name or "" if run.state is not None else ""

@@ -167,16 +167,10 @@ async def test_a_frozen_worker_gives_up_what_was_taken_from_it(yard: Any) -> Non
     frozen.send(signal.SIGSTOP)
     try:
         await asyncio.to_thread(other.says, "starts again", FOUND)
-        await yard.until(runs, {"Running"}, seconds=20)
-        before = Counter(id_ for _, id_, _ in yard.notes("began"))
-        assert set(before.values()) == {2}
+        await yard.again(runs, 20)
     finally:
         frozen.send(signal.SIGCONT)
-    for _ in range(100):
-        if len(yard.notes("stopped")) == 3:
-            break
-        await asyncio.sleep(0.1)
-    assert len(yard.notes("stopped")) == 3, frozen.text()
+    await yard.noted("stopped", runs)
     assert set((await yard.states(runs)).values()) == {"Running"}
     assert set(Counter(id_ for _, id_, _ in yard.notes("began")).values()) == {2}
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from workers.inline import InlineWorker
 
 
+STUCK = 60.0
+"""Seconds of lag after which the flows' loop counts as stuck for good."""
+
+
 class Health(BaseModel):
     """What `/health` answers, with 200, or 503 where `healthy` is false.
 
@@ -40,7 +44,7 @@ def health_of(worker: InlineWorker) -> Health:
     """Return how the worker fares."""
     polled = (now("UTC") - worker._last_polled_time).total_seconds()
     return Health(
-        healthy=polled < 30 * worker.query_seconds,
+        healthy=polled < 30 * worker.query_seconds and worker.flows.lag < STUCK,
         worker=worker.name,
         running=len(worker.running) + len(worker.apart),
         claimed=len(worker.claiming),

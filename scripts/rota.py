@@ -87,8 +87,9 @@ def worker(
     queue: Annotated[list[str] | None, typer.Option(help="Only this work queue.")] = None,
     limit: Annotated[int | None, typer.Option(help="Runs at once.", min=1)] = None,
     grace: Annotated[
-        float, typer.Option(help="Seconds that runs have after SIGTERM.", min=0)
-    ] = 30.0,
+        float | None,
+        typer.Option(help="Seconds for runs after SIGTERM; else 30.", min=0),
+    ] = None,
     with_healthcheck: Annotated[
         bool, typer.Option("--with-healthcheck", help="Answer at /health, port 8080.")
     ] = False,

@@ -13,7 +13,7 @@ async def work(
     name: str | None,
     queues: Sequence[str],
     limit: int | None,
-    grace: float,
+    grace: float | None,
     with_healthcheck: bool,
 ) -> int:
     """Work on `pool` until SIGTERM or Ctrl-C; return the exit code."""

@@ -82,10 +82,10 @@ class InlineWorker(ProcessWorker):
         self.threaded: set[UUID] = set()
         self.claiming: set[UUID] = set()
         self._catalog = Catalog()
-        self._gate = asyncio.Semaphore(GATE)
-        self._gate_apart = asyncio.Semaphore(GATE)
+        self._gate, self._gate_apart = asyncio.Semaphore(GATE), asyncio.Semaphore(GATE)
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
+        self._keepers: list[asyncio.Task[None]] = []
 
     # The parent's also hold a runner, for flows that are submitted to it, and its connection.
     __aenter__ = BaseWorker.__aenter__
@@ -187,7 +187,7 @@ class InlineWorker(ProcessWorker):
                 await self._lease.give_up()
         if left:  # what cannot be interrupted must not go on beside its successor
             os._exit(0)
-        for keeper in getattr(self, "_keepers", ()):
+        for keeper in self._keepers:
             keeper.cancel()
         self._ended.set()
 

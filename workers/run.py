@@ -86,7 +86,6 @@ class Run:
     reporting: bool = False
     """Whether its end is on the way to the server, and must not be interrupted."""
     heard: float = field(default_factory=time.monotonic)
-    suspension: FlowRunSuspensionRequest = field(default_factory=FlowRunSuspensionRequest)
 
     @property
     def id(self) -> uuid.UUID:
@@ -355,7 +354,6 @@ async def execute(run: Run, shared: PrefectClient) -> None:
             parameters=_flow_parameters(run.flow, run.flow_run, None),
             run=run,
             run_client=client,
-            _flow_run_suspension_request=run.suspension,
         )
         async with engine.start():
             while engine.is_running():

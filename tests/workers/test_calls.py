@@ -3,35 +3,40 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 
-from benchmarks.proxy import counting
+from benchmarks.proxy import Counts, counting
 
 pytestmark = pytest.mark.acceptance
 
 RUNS = 40
 
 
-async def test_a_run_costs_a_claim_a_beginning_and_an_end(
+@pytest.fixture
+async def counted(
     prefect_server: str, new_yard: Callable[..., Any]
-) -> None:
+) -> AsyncIterator[tuple[Any, Counts]]:
+    """Yields a pool with a worker, and the calls that the worker has made."""
     with counting(prefect_server) as (url, counts):
         async with get_client() as client:
             yard = new_yard(client, url)
             await asyncio.to_thread(yard.start().ready)
-            try:
-                await yard.until(await yard.run("trivial"))
-                before, began = Counter(counts.calls), time.monotonic()
-                await yard.until(await yard.run("trivial", times=RUNS))
-                await asyncio.sleep(1)
-                spent = Counter(counts.calls) - before
-                seconds = time.monotonic() - began
-            finally:
-                yard.end()
+            yield yard, counts
+            yard.end()
+
+
+async def test_a_run_costs_a_claim_a_beginning_and_an_end(counted: tuple[Any, Counts]) -> None:
+    yard, counts = counted
+    await yard.until(await yard.run("trivial"))
+    before, began = Counter(counts.calls), time.monotonic()
+    await yard.until(await yard.run("trivial", times=RUNS))
+    await asyncio.sleep(1)
+    spent = Counter(counts.calls) - before
+    seconds = time.monotonic() - began
     assert spent.pop("POST /flow_runs/ID/set_state") == 3 * RUNS
     # What is left is a matter of time, not of runs: polls, beats, and looks at who else lives.
     of_time = {
@@ -50,15 +55,11 @@ async def test_a_run_costs_a_claim_a_beginning_and_an_end(
 
 
 async def test_an_idle_worker_writes_nothing_but_its_heartbeat(
-    prefect_server: str, new_yard: Callable[..., Any]
+    counted: tuple[Any, Counts],
 ) -> None:
-    with counting(prefect_server) as (url, counts):
-        async with get_client() as client:
-            yard = new_yard(client, url)
-            await asyncio.to_thread(yard.start().ready)
-            await asyncio.sleep(2)
-            before = Counter(counts.writes)
-            await asyncio.sleep(12)
-            written = Counter(counts.writes) - before
-            yard.end()
+    yard, counts = counted
+    await asyncio.sleep(2)
+    before = Counter(counts.writes)
+    await asyncio.sleep(12)
+    written = Counter(counts.writes) - before
     assert set(written) <= {f"POST /work_pools/{yard.pool}/workers/heartbeat"}

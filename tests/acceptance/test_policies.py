@@ -65,7 +65,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.remove(str(root))
 
 
-@pytest.fixture(scope="session", params=["process", "inline"])
+# Ended with this file: others look at runs of this pool that nobody is to take.
+@pytest.fixture(scope="module", params=["process", "inline"])
 def worker(
     request: pytest.FixtureRequest,
     prefect_server: str,

@@ -291,7 +291,7 @@ class InlineWorker(ProcessWorker):
             flow_run,
             order.flow if isinstance(order, Order) else None,
             self._lease.mark,
-            on_begun=partial(_call, loop, begun.set),
+            on_begun=partial(loop.call_soon_threadsafe, begun.set),
             in_doubt=self._lease.in_doubt,
         )
         if not await self._claim(run):
@@ -305,7 +305,7 @@ class InlineWorker(ProcessWorker):
             self.running[run.id] = run
             if order.threaded:
                 self.threaded.add(run.id)
-            run.on_ended = partial(_call, loop, self._note_end, run)
+            run.on_ended = partial(loop.call_soon_threadsafe, self._note_end, run)
             self.flows.start(run)
             await begun.wait()
 
@@ -378,7 +378,7 @@ class InlineWorker(ProcessWorker):
 
     async def _beat(self) -> None:
         if self._lease.in_doubt():
-            await self._look_at_own()
+            await self._look_at_own(self._lease.is_anothers)
         await self._lease.beat()
         if frequency := get_current_settings().flows.heartbeat_frequency:
             for run in [*self.running.values()]:
@@ -389,7 +389,7 @@ class InlineWorker(ProcessWorker):
         await self._look_at_own()
         await self._lease.look_after(self.owned)
 
-    async def _look_at_own(self) -> None:
+    async def _look_at_own(self, is_anothers: Callable[[FlowRun], Any] | None = None) -> None:
         """Stop what has become another worker's, or was ended or deleted; tell the suspended."""
         runs = self.running | self.apart
         ids = sorted(runs)
@@ -405,7 +405,10 @@ class InlineWorker(ProcessWorker):
                     self._lose(runs[id_])
                 elif id_ in self.apart and one.state.is_final():
                     continue  # its process is about to end
-                elif runs[id_].is_lost_in(one):
+                elif runs[id_].is_lost_in(one) or (
+                    # Its process has given it a state that bears no mark.
+                    is_anothers and id_ in self.apart and await is_anothers(one)
+                ):
                     self._lose(runs[id_])
                 elif one.state.name == "Suspended":
                     mark_flow_run_suspension_requested(id_, one.state)
@@ -443,8 +446,3 @@ class InlineWorker(ProcessWorker):
             return False
         except Exception:
             return True  # its flow does not load here; whoever claims it will say so
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: Any) -> None:
-    """Call a function in the main thread, from the flows'."""
-    loop.call_soon_threadsafe(function, *args)

@@ -198,9 +198,16 @@ class Lease:
         if owned := _MARK.match(run.state.message or ""):
             return owned[1]
         if run.id not in self._owners:
-            states = await self._client.read_flow_run_states(run.id)
-            self._owners[run.id] = next((m[1] for m in map(_marked, states[::-1]) if m), None)
+            self._owners[run.id] = await self._claimed_by(run)
         return self._owners[run.id]
+
+    async def is_anothers(self, run: FlowRun) -> bool:
+        """Whether another worker was the last to claim a run."""
+        return await self._claimed_by(run) not in (self.worker, None)
+
+    async def _claimed_by(self, run: FlowRun) -> str | None:
+        states = await self._client.read_flow_run_states(run.id)
+        return next((m[1] for m in map(_marked, states[::-1]) if m), None)
 
     async def _take_over(self, seen: FlowRun, owner: str) -> bool:
         """Start a dead worker's run again, or end it; whether that is done."""

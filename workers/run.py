@@ -75,8 +75,8 @@ class Run:
     flow_run: FlowRun
     flow: Flow[..., Any] | None
     mark: str
-    on_begun: Callable[[], None] = lambda: None
-    on_ended: Callable[[], None] = lambda: None
+    on_begun: Callable[[], object] = lambda: None
+    on_ended: Callable[[], object] = lambda: None
     in_doubt: Callable[[], bool] = lambda: False
     lease_id: uuid.UUID | None = None
     task: asyncio.Task[None] | None = None

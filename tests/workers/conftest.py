@@ -29,16 +29,26 @@ ENDED = {"Completed", "Failed", "TimedOut", "Crashed", "Cancelled"}
 _numbers = count(1)
 
 
+PREFECT_WORKER = (sys.executable, "-m", "prefect", "worker", "start", "--type", "inline")
+
+
 class Worker:
     """A worker in a process of its own."""
 
-    def __init__(self, pool: str, url: str, home: Path, options: Iterable[str], **env: str) -> None:
+    def __init__(
+        self,
+        pool: str,
+        url: str,
+        home: Path,
+        options: Iterable[str],
+        command: Iterable[str],
+        **env: str,
+    ) -> None:
         self.name = f"w{next(_numbers)}"
         self.log = home / f"{self.name}.log"
-        command = ("-m", "prefect", "worker", "start", "--pool", pool, "--type", "inline")
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command, "--name", self.name, *options],
+                [*command, "--pool", pool, "--name", self.name, *options],
                 env={
                     **os.environ,
                     "PREFECT_HOME": str(home),
@@ -94,8 +104,8 @@ class Yard:
         self.home = home
         self.workers: list[Worker] = []
 
-    def start(self, *options: str, **env: str) -> Worker:
-        worker = Worker(self.pool, self.url, self.home, options, **env)
+    def start(self, *options: str, command: Iterable[str] = PREFECT_WORKER, **env: str) -> Worker:
+        worker = Worker(self.pool, self.url, self.home, options, command, **env)
         self.workers.append(worker)
         return worker
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, pause_flow_run, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.variables import Variable
 
@@ -101,6 +101,22 @@ async def leave(how: str = "exit") -> None:
         await asyncio.sleep(0.2)
     if how == "error":
         raise ValueError("wrong")
+
+
+@flow(log_prints=True)
+async def prints(seconds: float = 0) -> None:
+    print("before")
+    note("began")
+    await asyncio.sleep(seconds)
+    print("after")
+
+
+@flow
+async def pauses() -> None:
+    note("began")
+    await pause_flow_run(timeout=60, poll_interval=1)
+    note("resumed")
+    await asyncio.sleep(7)
 
 
 @task

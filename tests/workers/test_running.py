@@ -1,12 +1,18 @@
 """What a worker does with runs of every kind, in its own process."""
 
 import asyncio
+import builtins
+import gc
+import logging
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import ConcurrencyOptions
@@ -14,20 +20,24 @@ from prefect.exceptions import Abort
 from prefect.states import Cancelling, Pending, Scheduled
 from prefect.utilities.engine import propose_state
 
+from workers.flow_loop import FlowLoop
+from workers.run import Run, inline
+
 pytestmark = pytest.mark.acceptance
 
 
-async def log_of(yard: Any, run: Any) -> str:
-    """Returns what the run has logged, once it has."""
-    found = []
+async def log_of(yard: Any, run: Any, what: str = "") -> str:
+    """Returns what the run has logged, once `what` is in it, or in the end."""
+    logged = ""
     for _ in range(100):
         found = await yard.client.read_logs(
             log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
         )
-        if found:
+        logged = "\n".join(log.message for log in found)
+        if logged and what in logged:
             break
         await asyncio.sleep(0.1)
-    return "\n".join(log.message for log in found)
+    return logged
 
 
 @pytest.mark.parametrize(
@@ -272,3 +282,69 @@ async def test_a_full_or_paused_queue_holds_up_no_other(yard: Any) -> None:
     await yard.run("wait", times=6, work_queue_name=paused.name)
     await asyncio.to_thread(yard.start("--limit", "3").ready)
     await yard.until(await yard.run("trivial"), seconds=15)
+
+
+async def test_what_overlapping_runs_print_is_logged_to_the_end(shared_yard: Any) -> None:
+    [short] = await shared_yard.run("prints", {"seconds": 1})
+    [long] = await shared_yard.run("prints", {"seconds": 3})
+    await shared_yard.noted("began", [short, long])
+    await shared_yard.until([short], {"Completed"})
+    assert set((await shared_yard.states([long])).values()) == {"Running"}
+    await shared_yard.until([long], {"Completed"})
+    for run in (short, long):
+        assert (await log_of(shared_yard, run, "after")).count("before") == 1
+        assert (await log_of(shared_yard, run, "after")).count("after") == 1
+
+
+async def test_a_paused_run_goes_on_where_it_was_resumed(shared_yard: Any) -> None:
+    runs = await shared_yard.run("pauses")
+    await shared_yard.until(runs, {"Paused"})
+    await shared_yard.client.resume_flow_run(runs[0])
+    # Longer than the worker takes to look at its runs: a resumed one does not carry its mark.
+    [run] = await shared_yard.until(runs)
+    assert run.state.name == "Completed", run.state
+    for what in ("began", "resumed"):
+        assert [id_ for _, id_, _ in shared_yard.notes(what)].count(str(run.id)) == 1
+
+
+async def test_a_run_that_its_own_worker_does_not_know_starts_again(shared_yard: Any) -> None:
+    """The answer to a claim may be lost, when the server has taken it."""
+    [known] = await shared_yard.client.read_workers_for_work_pool(shared_yard.pool)
+    deployment = await shared_yard.deploy("trivial")
+    run = await shared_yard.client.create_flow_run_from_deployment(
+        deployment, state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=30))
+    )
+    claim = Pending(message=f"On worker {known.name}.")
+    await shared_yard.client.set_flow_run_state(run.id, claim)
+    [ended] = await shared_yard.until([run.id], seconds=25)
+    assert ended.state.name == "Completed", ended.state
+
+
+async def test_no_run_stays_in_memory(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @flow
+    async def trivial() -> None:
+        return None
+
+    # The loop puts another in its place, for as long as its process lives.
+    monkeypatch.setattr(builtins, "print", print)
+    flows, here = FlowLoop(logging.getLogger("test")), asyncio.get_running_loop()
+    flows.open()
+    kept = []
+    async with get_client() as client:
+        for _ in range(20):
+            flow_run = await client.create_flow_run(trivial, state=Pending())
+            ended = asyncio.Event()
+            run = Run(
+                flow_run,
+                inline(trivial),
+                "On worker test-00000000.",
+                on_ended=partial(here.call_soon_threadsafe, ended.set),
+            )
+            kept.append(weakref.ref(run))
+            flows.start(run)
+            await ended.wait()
+            del run, flow_run, ended
+    flows.close()
+    gc.collect()
+    # The event loop's thread may still hold the last by its context.
+    assert sum(one() is not None for one in kept) <= 1

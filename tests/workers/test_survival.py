@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(420)]
 
+ROTA_WORKER = (str(Path(sys.executable).with_name("rota")), "worker")
 FOUND = 45  # seconds within which a dead worker's runs are found, and start again
 
 
@@ -57,6 +59,17 @@ async def test_sigterm_lets_runs_end_and_hands_back_those_that_do_not(yard: Any)
     runs = await yard.until([*long, *sync, *after], seconds=30)
     assert {run.state.name for run in runs} == {"Completed"}
     await at_rest(yard)
+
+
+async def test_rota_worker_keeps_its_grace_period(yard: Any) -> None:
+    worker = yard.start("--grace", "1", command=ROTA_WORKER).ready()
+    runs = await yard.run("wait")
+    await yard.noted("began", runs)
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.process.wait, 20) == 0
+    assert 1 <= time.monotonic() - began < 8
+    assert set((await yard.states(runs)).values()) <= {"Scheduled", "Late"}
 
 
 async def test_a_second_signal_ends_it_at_once(yard: Any) -> None:
@@ -162,15 +175,20 @@ async def test_two_workers_share_the_load_and_one_is_killed(yard: Any) -> None:
 async def test_a_frozen_worker_gives_up_what_was_taken_from_it(yard: Any) -> None:
     frozen = yard.start().ready()
     runs = await yard.run("wait", {"seconds": 50}, times=3)
+    runs += await yard.run("wait", {"seconds": 50}, job_variables={"isolation": "process"})
     await yard.noted("began", runs)
     other = yard.start().ready()
+    apart = frozen.usage.children(recursive=True)
+    assert apart
     frozen.send(signal.SIGSTOP)
     try:
         await asyncio.to_thread(other.says, "starts again", FOUND)
         await yard.again(runs, 20)
     finally:
         frozen.send(signal.SIGCONT)
-    await yard.noted("stopped", runs)
+    await yard.noted("stopped", runs[:3])
+    gone, _ = await asyncio.to_thread(psutil.wait_procs, apart, 20)
+    assert set(gone) == set(apart), "the run in a process of its own went on beside its successor"
     assert set((await yard.states(runs)).values()) == {"Running"}
     assert set(Counter(id_ for _, id_, _ in yard.notes("began")).values()) == {2}
 
@@ -224,3 +242,14 @@ async def test_the_server_is_killed_and_comes_back(mortal: Any) -> None:
     begun = Counter(id_ for _, id_, _ in yard.notes("began"))
     assert set(begun.values()) == {1}, "a run was run twice"
     await at_rest(yard)
+
+
+async def test_sigterm_ends_a_worker_whose_server_is_away(mortal: Any) -> None:
+    worker = await asyncio.to_thread(mortal.start(ROTA_WORKER_GRACE_SECONDS="1").ready)
+    runs = await mortal.run("wait", times=3)
+    runs += await mortal.run("wait_sync")
+    await mortal.noted("began", runs)
+    mortal.kill_server()
+    worker.send(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.process.wait, 25) == 0
+    assert {id_ for _, id_, _ in mortal.notes("cleaned")} == set(map(str, runs))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
 from deployments.spec import POLICIES, DeploymentSpec, environment, owner_tag, schedule_of
 
@@ -116,7 +117,7 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
     except InvalidSchedule as invalid:
         raise Problem(str(invalid)) from invalid
     _check_once(definition, schedule)
-    parameters = _parameters(definition.parameters, duty)
+    parameters = _parameters(_with_inputs(definition, duty), duty)
     pool = _pool(definition.work_pool or rules.work_pool, rules)
     spec = DeploymentSpec(
         definition_id=str(definition.id),
@@ -136,6 +137,18 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
     )
     changes_at = _changes_at(definition, schedule, at)
     return Wanted(spec, schedule, changes_at, next_run(definition, schedule, rules.suspended, at))
+
+
+def state_of(definition: Definition, suspended: Collection[str], at: datetime) -> str:
+    """Return how a definition fares: `problem`, `suspended`, `paused`, `active` or `waiting`."""
+    if definition.problem:
+        return "problem"
+    if definition.tenant in suspended:
+        return "suspended"
+    paused = definition.paused_until is not None and definition.paused_until > at
+    if paused or not definition.enabled:
+        return "paused"
+    return "active" if definition.deployment_id else "waiting"
 
 
 def next_run(
@@ -214,6 +227,19 @@ def _check_once(definition: Definition, schedule: Schedule | None) -> None:
             f"{due} had passed when it was written; give a time ahead, or null to run on demand "
             "only"
         )
+
+
+def _with_inputs(definition: Definition, duty: Duty) -> Mapping[str, Any]:
+    try:
+        inputs = declared(definition.inputs)
+        if inputs and "input" not in duty.schema.get("properties", {}):
+            raise Problem(
+                f"inputs: {duty.name} has no parameter `input` for them to go into; remove them, "
+                "or name another duty"
+            )
+        return filled(inputs, definition.parameters)
+    except InvalidInput as invalid:
+        raise Problem(str(invalid)) from invalid
 
 
 def _parameters(parameters: Mapping[str, Any], duty: Duty) -> Mapping[str, Any]:

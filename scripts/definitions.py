@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.desired import build_for, next_run
+from deployments.desired import build_for, next_run, state_of
 from deployments.schedule import InvalidSchedule
 from scripts import session, show
 from scripts.preview import instant
@@ -34,7 +34,7 @@ async def list_command(settings: Settings, tenant: str | None, json: bool) -> in
                 one.reference,
                 one.duty,
                 _when(one),
-                _state(one, found.suspended),
+                state_of(one, found.suspended, datetime.now(UTC)),
                 one.next_run_at,
                 one.last_run_at,
                 one.last_status,
@@ -57,7 +57,7 @@ async def show_command(settings: Settings, reference: str, json: bool) -> int:
     if json:
         show.json({**_row(one, suspended), "next_runs": dates, "prefect_url": url})
         return 0
-    state = _state(one, suspended)
+    state = state_of(one, suspended, datetime.now(UTC))
     show.facts({"definition": reference, "state": state, **_facts(one), "in Prefect": url})
     if dates:
         show.line()
@@ -148,7 +148,7 @@ async def _known_tenant(engine: Any, slug: str) -> None:
 
 
 def _row(one: Definition, suspended: frozenset[str]) -> dict[str, Any]:
-    state = _state(one, suspended)
+    state = state_of(one, suspended, datetime.now(UTC))
     return {"reference": one.reference, "state": state, **show.row(one)}
 
 
@@ -171,17 +171,6 @@ def _when(one: Definition) -> str:
     if one.interval_seconds is not None:
         return f"every {one.interval_seconds} s"
     return f"once, {show.when(one.run_at, one.timezone)}" if one.run_at else "on demand"
-
-
-def _state(one: Definition, suspended: frozenset[str]) -> str:
-    if one.problem:
-        return "problem"
-    if one.tenant in suspended:
-        return "suspended"
-    paused = one.paused_until is not None and one.paused_until > datetime.now(UTC)
-    if paused or not one.enabled:
-        return "paused"
-    return "active" if one.deployment_id else "waiting"
 
 
 def _dates(one: Definition, suspended: frozenset[str], at: datetime) -> list[datetime]:

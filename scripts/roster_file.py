@@ -18,13 +18,19 @@ from store.settings import Settings
 
 
 async def load(
-    engine: AsyncEngine, path: Path, *, prune: bool = False, dry_run: bool = False
+    engine: AsyncEngine,
+    path: Path,
+    *,
+    tenant: str | None = None,
+    prune: bool = False,
+    dry_run: bool = False,
 ) -> Loaded:
     """Write what a file says into the database, all of it or nothing.
 
     Args:
         engine: The database.
         path: The file; `-` is standard input.
+        tenant: Whose definitions they are; None if the file says so.
         prune: Delete what the file does not name of the tenants that it names.
         dry_run: Write nothing, and report what would be.
 
@@ -32,7 +38,7 @@ async def load(
         deployments.roster_file.BadRoster: Anything in it is not as it must be.
         session.Refused: It cannot be read.
     """
-    parsed = roster_file.parse(_read(path))
+    parsed = roster_file.parse(_read(path), tenant)
     found = await roster.read(engine, [], parsed.rosters.keys())
     duties, broken = discover()
     rules = Rules(found.instance, duties, broken, suspended=found.suspended)
@@ -46,11 +52,11 @@ async def load(
 
 
 async def load_command(
-    settings: Settings, path: Path, prune: bool, dry_run: bool, json: bool
+    settings: Settings, path: Path, tenant: str | None, prune: bool, dry_run: bool, json: bool
 ) -> int:
     """Load a file, and print what became of each definition."""
     async with session.database(settings) as engine:
-        loaded = await load(engine, path, prune=prune, dry_run=dry_run)
+        loaded = await load(engine, path, tenant=tenant, prune=prune, dry_run=dry_run)
     said = {
         "deleted": loaded.deleted,
         "created": loaded.created,

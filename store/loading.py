@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm.attributes import flag_modified
 
 from store.models import Definition, Tenant
+from store.writing import writing
 
-_JSON = ("parameters", "job_variables")
+_JSON = ("parameters", "inputs", "job_variables")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ class Loaded:
 
 
 async def load(
-    engine: AsyncEngine, tenants: Sequence[TenantRows], *, prune: bool, dry_run: bool
+    engine: AsyncEngine,
+    tenants: Sequence[TenantRows],
+    *,
+    prune: bool,
+    dry_run: bool,
+    who: str | None = None,
 ) -> Loaded:
     """Write rosters, all of them or none.
 
@@ -53,15 +59,17 @@ async def load(
         tenants: What is to be there. Tenants that are missing are made.
         prune: Also delete definitions of these tenants that are not named.
         dry_run: Take everything back in the end, after the database has judged it.
+        who: In whose name; None for that of the database's user.
 
     Raises:
         sqlalchemy.exc.IntegrityError: A value breaks a constraint of the tables.
     """
     loaded = Loaded()
-    async with AsyncSession(engine) as session:
+    async with writing(engine, who) as session:
         for one in sorted(tenants, key=lambda tenant: tenant.slug):
-            await _load_tenant(session, one, prune, loaded)
-        await (session.rollback() if dry_run else session.commit())
+            await _load_tenant(session, one, prune, who, loaded)
+        if dry_run:
+            await session.rollback()
     return loaded
 
 
@@ -75,7 +83,7 @@ def differing(row: Definition, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _load_tenant(
-    session: AsyncSession, tenant: TenantRows, prune: bool, loaded: Loaded
+    session: AsyncSession, tenant: TenantRows, prune: bool, who: str | None, loaded: Loaded
 ) -> None:
     await session.execute(insert(Tenant).values(slug=tenant.slug).on_conflict_do_nothing())
     row = await session.get_one(Tenant, tenant.slug, with_for_update=True)
@@ -88,7 +96,12 @@ async def _load_tenant(
     if prune:
         await _prune(session, tenant, rows, loaded)
     for name, values in tenant.definitions.items():
-        _put(session, tenant.slug, name, values, rows.get(name), loaded)
+        there = rows.get(name)
+        if there is None:
+            session.add(Definition(tenant=tenant.slug, name=name, created_by=who, **values))
+            loaded.created.append(f"{tenant.slug}/{name}")
+        else:
+            _put(there, values, loaded)
     await session.flush()
 
 
@@ -101,25 +114,12 @@ async def _prune(
     loaded.deleted += sorted(one.reference for one in surplus)
 
 
-def _put(
-    session: AsyncSession,
-    tenant: str,
-    name: str,
-    values: Mapping[str, Any],
-    row: Definition | None,
-    loaded: Loaded,
-) -> None:
-    reference = f"{tenant}/{name}"
-    if row is None:
-        session.add(Definition(tenant=tenant, name=name, **values))
-        loaded.created.append(reference)
-    elif changed := differing(row, values):
-        for column, value in changed.items():
-            flag_modified(row, column)  # or true in place of 1 would not count as a change
-            setattr(row, column, value)
-        loaded.updated.append(reference)
-    else:
-        loaded.unchanged.append(reference)
+def _put(row: Definition, values: Mapping[str, Any], loaded: Loaded) -> None:
+    changed = differing(row, values)
+    for column, value in changed.items():
+        flag_modified(row, column)  # or true in place of 1 would not count as a change
+        setattr(row, column, value)
+    (loaded.updated if changed else loaded.unchanged).append(row.reference)
 
 
 def _comparable(column: str, value: Any) -> Any:

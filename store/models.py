@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Integer,
+    LargeBinary,
     Text,
     TypeDecorator,
     text,
@@ -23,8 +24,8 @@ from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 SPEC_COLUMNS = (
-    "title description duty parameters cron interval_seconds anchor_at run_at timezone day_and "
-    "starts_at ends_at enabled paused_until pause_note overlap retries retry_delay_seconds "
+    "title description duty parameters inputs cron interval_seconds anchor_at run_at timezone "
+    "day_and starts_at ends_at enabled paused_until pause_note overlap retries retry_delay_seconds "
     "timeout_seconds work_pool job_variables tags keep_runs"
 ).split()
 """The columns of a definition that belong to its user, beside its identity."""
@@ -49,6 +50,7 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
         datetime: Instant,
         float: Double,
         dict[str, Any]: JSONB,
+        list[dict[str, Any]]: JSONB,
         list[str]: ARRAY(Text),
         UUID: PGUUID(as_uuid=True),
     }
@@ -86,6 +88,9 @@ class Definition(Base):
     parameters: Mapped[dict[str, Any]] = mapped_column(
         server_default=text("'{}'::jsonb"), default_factory=dict
     )
+    inputs: Mapped[list[dict[str, Any]]] = mapped_column(
+        server_default=text("'[]'::jsonb"), default_factory=list
+    )
     cron: Mapped[str | None] = mapped_column(default=None)
     interval_seconds: Mapped[int | None] = mapped_column(BigInteger, default=None)
     anchor_at: Mapped[datetime | None] = mapped_column(default=None)
@@ -121,6 +126,7 @@ class Definition(Base):
     last_run_at: Mapped[datetime | None] = mapped_column(default=None)
     last_status: Mapped[str | None] = mapped_column(default=None)
     run_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    revision: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
 
     @property
     def reference(self) -> str:
@@ -159,3 +165,45 @@ class Mark(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
     value: Mapped[Any] = mapped_column(JSONB, server_default=text("'null'::jsonb"), default=None)
+
+
+class Token(Base):
+    """What lets a program or a person call the API; the secret itself is stored nowhere.
+
+    `tenant` is null where it is good for all tenants. A token is revoked by deleting its row.
+    """
+
+    __tablename__ = "tokens"
+
+    id: Mapped[UUID] = mapped_column(
+        primary_key=True, server_default=text("gen_random_uuid()"), default=None
+    )
+    name: Mapped[str]
+    role: Mapped[str]
+    tenant: Mapped[str | None] = mapped_column(
+        ForeignKey("tenants.slug", ondelete="CASCADE"), default=None
+    )
+    hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
+    created_by: Mapped[str] = mapped_column(server_default=text("session_user"), default=None)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
+    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Audit(Base):
+    """One write, as a trigger saw it: whoever writes, by the API, the CLI or plain SQL.
+
+    `before` is null for what was created, `after` for what was deleted.
+    """
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True, init=False)
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"), default=None)
+    who: Mapped[str]
+    operation: Mapped[str]
+    kind: Mapped[str]
+    tenant: Mapped[str | None] = mapped_column(default=None)
+    name: Mapped[str | None] = mapped_column(default=None)
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSONB, default=None)
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSONB, default=None)

@@ -6,26 +6,34 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from store.models import Definition
+from store.writing import writing
 
 
 async def pause(
-    engine: AsyncEngine, definition_id: UUID, until: datetime | None, note: str | None
+    engine: AsyncEngine,
+    definition_id: UUID,
+    until: datetime | None,
+    note: str | None,
+    who: str | None = None,
 ) -> None:
     """Pause a definition until an instant, or until somebody resumes it."""
     when: dict[str, object] = {"enabled": False} if until is None else {"paused_until": until}
-    await _write(engine, definition_id, when | {"pause_note": note})
+    await _write(engine, definition_id, who, when | {"pause_note": note})
 
 
-async def resume(engine: AsyncEngine, definition_id: UUID) -> None:
+async def resume(engine: AsyncEngine, definition_id: UUID, who: str | None = None) -> None:
     """Let a definition run again, whatever paused it."""
-    await _write(engine, definition_id, {"enabled": True, "paused_until": None, "pause_note": None})
+    again: dict[str, object] = {"enabled": True, "paused_until": None, "pause_note": None}
+    await _write(engine, definition_id, who, again)
 
 
-async def _write(engine: AsyncEngine, definition_id: UUID, values: dict[str, object]) -> None:
-    async with AsyncSession(engine) as session, session.begin():
+async def _write(
+    engine: AsyncEngine, definition_id: UUID, who: str | None, values: dict[str, object]
+) -> None:
+    async with writing(engine, who) as session:
         await session.execute(
             update(Definition).where(Definition.id == definition_id).values(values)
         )

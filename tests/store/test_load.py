@@ -25,6 +25,11 @@ definitions:
   - name: b
     duty: workflow_run
     parameters: {workflow_id: y}
+    inputs:
+      - name: branch
+        required: true
+        default: "no"
+        regex: ^[a-z]+$
     retries: 3
     starts_at: 2026-01-01T00:00:00+01:00
     tags: [x, y]
@@ -73,6 +78,48 @@ async def test_only_what_differs_is_written(engine: AsyncEngine, file: Path, sql
 
     assert loaded == Loaded(updated=["acme/b"], unchanged=["acme/a"])
     assert await changes(sql) == [("update", "b")]
+
+
+SEMAPHORE = """
+apiVersion: v1.1
+kind: Schedule
+metadata: {name: Nightly build}
+spec:
+  project: web
+  recurring: true
+  branch: main
+  at: 0 3 * * *
+  pipeline_file: .semaphore/nightly.yml
+  parameters: [{name: TARGET, required: true, default_value: all, options: [all, api]}]
+"""
+
+
+async def test_semaphores_tasks_are_written_for_a_tenant(engine: AsyncEngine, file: Path):
+    put(file, SEMAPHORE)
+    with pytest.raises(BadRoster, match="say whose it is with `rota load --tenant`"):
+        await load(engine, file)
+
+    assert await load(engine, file, tenant="acme") == Loaded(created=["acme/nightly-build"])
+
+    row = await roster.find(engine, "acme/nightly-build")
+    assert row is not None
+    assert (row.title, row.cron, row.day_and) == ("Nightly build", "0 3 * * *", True)
+    assert row.parameters["input"]["reference"] == "main"
+    assert row.inputs == [
+        {"name": "TARGET", "required": True, "default": "all", "options": ["all", "api"]}
+    ]
+    put(file, SEMAPHORE.replace("default_value: all", "default_value: api"))
+    assert (await load(engine, file, tenant="acme")).updated == ["acme/nightly-build"]
+    assert (await load(engine, file, tenant="acme")).unchanged == ["acme/nightly-build"]
+    put(file, await dumped(engine))
+    assert (await load(engine, file, prune=True)).unchanged == ["acme/nightly-build"]
+
+
+async def test_a_file_for_another_tenant_is_not_written(engine: AsyncEngine, file: Path):
+    with pytest.raises(BadRoster, match="'acme' is another than 'globex'"):
+        await load(engine, file, tenant="globex")
+    assert await tenants.everyone(engine) == []
+    assert (await load(engine, file, tenant="acme")).created == ["acme/a", "acme/b"]
 
 
 async def test_true_is_not_one(engine: AsyncEngine, file: Path, sql: Any):

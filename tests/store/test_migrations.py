@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL, Connection, make_url
@@ -70,6 +71,27 @@ async def test_an_empty_database_is_brought_to_the_newest_revision(empty):
         assert await database.upgrade(engine) is None
 
         assert await database.revision(engine) == database.newest()
+
+
+async def test_what_the_first_tables_held_is_kept(empty):
+    connection = await database.connect(empty)
+    async with database.opened(empty) as engine:
+        async with engine.begin() as first:
+            await first.run_sync(lambda sync: command.upgrade(database._config(sync), "0001"))
+        await connection.execute("insert into tenants (slug) values ('acme')")
+        await connection.execute(
+            "insert into definitions (tenant, name, duty, cron) values ('acme', 'a', 'd', '@daily')"
+        )
+
+        assert await database.upgrade(engine) == "0001"
+
+    row = await connection.fetchrow("select name, cron, inputs, revision from definitions")
+    assert tuple(row) == ("a", "@daily", "[]", 1)
+    await connection.execute("update definitions set cron = '@hourly'")
+    assert await connection.fetchval("select revision from definitions") == 2
+    operations = await connection.fetch("select operation from changes where name = 'a'")
+    assert [one["operation"] for one in operations] == ["insert", "update"]
+    await connection.close()
 
 
 async def test_a_second_upgrade_changes_nothing(engine, sql):

@@ -13,6 +13,7 @@ OTHER = {
     "description": "'Tidies up.'",
     "duty": "'reconcile'",
     "parameters": """'{"workflow_id": "w"}'""",
+    "inputs": """'[{"name": "branch"}]'""",
     "cron": "'0 4 * * *'",
     "interval_seconds": "3600, cron = null",
     "anchor_at": "now(), cron = null, interval_seconds = 3600",
@@ -43,6 +44,7 @@ STATUS = {
     "last_run_at": "now()",
     "last_status": "'Completed'",
     "run_count": "7",
+    "revision": "7",
 }
 
 
@@ -57,6 +59,7 @@ async def test_a_minimal_insert_is_enough(sql, rows):
     assert (row["timezone"], row["enabled"], row["overlap"]) == ("UTC", True, "allow")
     assert (row["retries"], row["retry_delay_seconds"], row["timeout_seconds"]) == (0, 0, None)
     assert (row["job_variables"], row["tags"], row["keep_runs"]) == ("{}", [], 10)
+    assert (row["inputs"], row["revision"]) == ("[]", 1)
     assert (row["created_by"], row["run_count"], row["problem"]) == ("postgres", 0, None)
     assert row["created_at"] is not None
 
@@ -166,7 +169,7 @@ async def test_a_deleted_tenant_takes_its_definitions_along(sql, rows, nightly):
     ]
 
 
-@pytest.mark.parametrize("table", ["definitions", "tenants, definitions"])
+@pytest.mark.parametrize("table", ["definitions", "tenants cascade"])
 async def test_a_truncated_table_is_noted_as_everything(sql, rows, nightly, table):
     await sql.execute(f"truncate {table}")
 
@@ -251,6 +254,11 @@ REFUSED = [
         f"jsonb_build_object('a', {_long(1_000_000)})",
         "parameters: at most 512 KiB as text",
     ),
+    ("inputs", "'{}'", "inputs: a list"),
+    ("inputs", "'null'", "inputs: a list"),
+    ("inputs", f"jsonb_build_array({_long(65536)})", "inputs: at most 64 KiB as text"),
+    ("inputs", "'[{\"default\": 1e5000}]'", "inputs: numbers of at most 64 bits"),
+    ("inputs", "(repeat('[', 66) || repeat(']', 66))::jsonb", "inputs: nested at most 64 deep"),
     ("cron", _long(256), "cron: at most 255 characters"),
     ("interval_seconds", "59", "interval_seconds: at least 60"),
     ("overlap", "'never'", "overlap: allow, skip or queue"),

@@ -648,6 +648,73 @@ class TestSwitchedOff:
         assert problem(enabled=False, cron="never").startswith("cron: ")
 
 
+class TestInputs:
+    RULES = dataclasses.replace(
+        RULES,
+        duties={
+            "start": Duty(
+                "start",
+                "start",
+                None,
+                {"type": "object", "properties": {"id": {}, "input": {"type": "object"}}},
+            ),
+            "report": REPORT,
+        },
+    )
+
+    def test_their_defaults_are_parameters_of_every_run(self):
+        inputs = [
+            {"name": "branch", "default": "main"},
+            {"name": "who", "required": True},
+            {"name": "size", "default": "m"},
+        ]
+        definition = row(
+            duty="start", parameters={"id": "x", "input": {"size": "l", "n": 1}}, inputs=inputs
+        )
+
+        spec = want(definition, self.RULES, NOW).spec
+
+        assert spec.parameters == {"id": "x", "input": {"branch": "main", "size": "l", "n": 1}}
+        assert definition.parameters == {"id": "x", "input": {"size": "l", "n": 1}}
+
+    def test_another_default_is_another_deployment(self):
+        def fingerprint(default: str) -> str:
+            inputs = [{"name": "branch", "default": default}]
+            definition = row(duty="start", parameters={}, inputs=inputs)
+            return want(definition, self.RULES, NOW).spec.fingerprint
+
+        assert fingerprint("main") != fingerprint("next")
+
+    @pytest.mark.parametrize(
+        ("columns", "expected"),
+        [
+            (
+                {"inputs": [{"name": "branch"}]},
+                "inputs: report has no parameter `input` for them to go into; remove them, or name "
+                "another duty",
+            ),
+            (
+                {"duty": "start", "parameters": {}, "inputs": [5]},
+                "inputs.0: it is no object; begin with its name",
+            ),
+            (
+                {"duty": "start", "parameters": {}, "inputs": [{"name": "a", "regex": "("}]},
+                "inputs.a.regex: '(' is no pattern of RE2",
+            ),
+            (
+                {
+                    "duty": "start",
+                    "parameters": {"input": {"a": 5}},
+                    "inputs": [{"name": "a"}],
+                },
+                "parameters.input.a: 5 is no text; write it in quotes",
+            ),
+        ],
+    )
+    def test_those_that_cannot_be_are_a_problem(self, columns, expected):
+        assert problem(rules=self.RULES, **columns).startswith(expected)
+
+
 class TestNextRun:
     @pytest.mark.parametrize(
         ("columns", "expected"),

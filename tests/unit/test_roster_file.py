@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deployments.desired import Rules
 from deployments.duties import Duty
-from deployments.roster_file import OWN, BadRoster, Entry, check, dump, parse
+from deployments.entry import Entry, InputEntry
+from deployments.roster_file import OWN, BadRoster, check, dump, parse, parse_documents
 from deployments.yaml_text import LARGEST, MOST_NODES, read, write
 from store.models import SPEC_COLUMNS, Definition, Tenant
 
@@ -52,11 +53,12 @@ def test_what_a_file_leaves_out_is_what_the_table_would_have():
 
 
 def test_every_key_says_what_it_takes():
-    assert all(one.description for one in Entry.model_fields.values())
+    fields = [*Entry.model_fields.values(), *InputEntry.model_fields.values()]
+    assert all(one.description for one in fields)
 
 
 def test_status_columns_are_known_by_name():
-    assert {"problem", "next_run_at", "run_count", "id"} <= OWN
+    assert {"problem", "next_run_at", "run_count", "revision", "id"} <= OWN
 
 
 # -- the form
@@ -162,6 +164,58 @@ def test_anchors_and_merge_keys_work():
             'parameters: {x: "\\0"}',
             "acme/a: parameters: it cannot be stored: it holds a NUL character; leave that out",
         ),
+        ("5: x", "acme/a: 5: the key 5 is no text; there is no such key, remove it"),
+        (
+            "inputs: [{name: a, 5: x}]",
+            "acme/a: inputs.0.5: the key 5 is no text; there is no such key, remove it",
+        ),
+        (
+            "inputs: {a: 1}",
+            "acme/a: inputs: {'a': 1} does not fit; give what whoever starts a run may say, a list "
+            "of at most 100 inputs",
+        ),
+        (
+            "inputs: [branch]",
+            "acme/a: inputs.0: 'branch' does not fit; give what whoever starts a run may say, a "
+            "list of at most 100 inputs",
+        ),
+        (
+            "inputs: [{name: a b}]",
+            "acme/a: inputs.0.name: 'a b' does not fit; give letters, digits, _, . and -, a letter "
+            "or _ first, at most 128",
+        ),
+        (
+            "inputs: [{name: a, required: 1}]",
+            "acme/a: inputs.0.required: 1 does not fit; give true or false",
+        ),
+        (
+            "inputs: [{default: a}]",
+            "acme/a: inputs.0.name: it is missing; give letters, digits, _, "
+            ". and -, a letter or _ first, at most 128",
+        ),
+        (
+            "inputs: [{name: a, reqiured: true}]",
+            "acme/a: inputs.0.reqiured: there is no such key; did you mean 'required'?",
+        ),
+        (
+            "inputs: [{name: a, tenant: b}]",
+            "acme/a: inputs.0.tenant: there is no such key; there are name, required, description, "
+            "default, options, regex",
+        ),
+        (
+            'inputs: [{name: a, default: "\\0"}]',
+            "acme/a: inputs.0.default: it cannot be stored: it holds a NUL character; leave that "
+            "out",
+        ),
+        (
+            "inputs: [{name: a, default: b, regex: ^c}]",
+            "acme/a: inputs.a.default: 'b' does not match ^c; give a value that does",
+        ),
+        ("inputs: [{name: a}, {name: a}]", "acme/a: inputs.a: it is declared twice; remove one"),
+        (
+            "revision: 3",
+            "acme/a: revision: this column is Rota's own, which says what has happened; remove it",
+        ),
         (
             "starts_at: 2026-01-02T00:00Z\nends_at: 2026-01-01T00:00Z",
             "acme/a: ends_at: it is not later than starts_at; give a later one",
@@ -229,6 +283,90 @@ def test_an_empty_file_is_no_roster():
     assert errors_of("\n") == ["the file is empty; begin with `tenant:` and `definitions:`"]
 
 
+# -- whose definitions they are
+
+SEMAPHORE = """
+apiVersion: v1.0
+kind: Schedule
+metadata: {name: P1}
+spec: {project: p, branch: main, at: 0 0 * * *, pipeline_file: .semaphore/cron.yml}
+"""
+
+
+def test_documents_without_a_tenant_belong_to_the_given_one():
+    text = "definitions: [{name: a, duty: d}]\n---\ntenant: acme\ndefinitions: [{name: b, duty: d}]"
+    parsed = parse(text.encode(), "acme")
+    assert parsed.errors == []
+    assert {slug: list(one.entries) for slug, one in parsed.rosters.items()} == {"acme": ["a", "b"]}
+
+
+def test_a_document_of_another_tenant_than_the_given_one_is_refused():
+    parsed = parse(b"tenant: globex\ndefinitions: [{name: a, duty: d}]", "acme")
+    assert parsed.rosters == {}
+    assert parsed.errors == [
+        "document 1: tenant: 'globex' is another than 'acme', whose definitions these are to be; "
+        "remove the document, or write to that tenant"
+    ]
+
+
+def test_a_given_tenant_must_be_one_too():
+    assert parse(b"definitions: []", "Acme").errors == [
+        "document 1: tenant: 'Acme' does not fit; give lower-case letters, digits and single "
+        "dashes, at most 63"
+    ]
+
+
+def test_nothing_of_a_given_tenant_is_nothing_and_not_empty():
+    parsed = parse(b"definitions: []", "acme")
+    assert (list(parsed.rosters), parsed.errors) == (["acme"], [])
+    assert parse(b"", "acme").errors == ["the file is empty; begin with `definitions:`"]
+    assert parse(b"5", "acme").errors == ["document 1: it has no keys; begin with `definitions:`"]
+
+
+def test_documents_may_be_read_already():
+    document = {"definitions": [{"name": "a", "duty": "d"}, {"name": "B", "duty": "d"}]}
+    parsed = parse_documents([document], "acme")
+    assert list(parsed.rosters["acme"].entries) == ["a"]
+    assert parsed.errors == [
+        "acme/B: name: 'B' does not fit; give lower-case letters, digits and single dashes, at "
+        "most 63"
+    ]
+    assert parse_documents([[document]], "acme").errors == [
+        "document 1: it has no keys; begin with `definitions:`"
+    ]
+
+
+def test_tasks_of_semaphores_stand_beside_definitions_of_rotas():
+    parsed = parse(f"definitions: [{{name: a, duty: d}}]\n---{SEMAPHORE}".encode(), "acme")
+    assert parsed.errors == []
+    entries = parsed.rosters["acme"].entries
+    assert list(entries) == ["a", "p1"]
+    assert (entries["p1"].title, entries["p1"].cron, entries["p1"].day_and) == (
+        "P1",
+        "0 0 * * *",
+        True,
+    )
+
+
+def test_tasks_of_semaphores_need_a_tenant():
+    assert errors_of(SEMAPHORE) == [
+        "document 1: kind: 'Schedule' is Semaphore's, which names no tenant; say whose it is with "
+        "`rota load --tenant`"
+    ]
+
+
+def test_tasks_of_semaphores_that_are_wrong_are_told_apart():
+    text = f"{SEMAPHORE}---{SEMAPHORE.replace('P1', 'p 1')}---{SEMAPHORE.replace('P1', 'p-1')}"
+    text += f"---{SEMAPHORE.replace('* * *', '* *').replace('branch: main, ', '')}"
+    text += f"---{SEMAPHORE.replace('* * *', '* *').replace('P1', 'P2')}"
+    assert parse(text.encode(), "acme").errors == [
+        "acme/p-1: name: it stands twice in this tenant; rename or remove one",
+        "document 4: spec.branch: it is missing; give the name of a branch",
+        "document 5: spec.at: '0 0 * *' has 4 fields; write all five; Semaphore reads it as "
+        "'0 0 * * *'",
+    ]
+
+
 # -- what the definitions themselves must be
 
 
@@ -294,6 +432,10 @@ def test_a_dump_is_taken_back_as_it_was():
         "title": "no",
         "description": "two\nlines\n",
         "parameters": {"a": [1, 1.5, None, True, "x"], "b": {}},
+        "inputs": [
+            {"name": "branch", "required": True, "default": "no", "regex": r"^[a-z]+\d*$"},
+            {"name": "size", "description": "two\nlines", "options": ["1", "true"]},
+        ],
         "cron": "* * * * *",
         "timezone": "Europe/Berlin",
         "day_and": True,

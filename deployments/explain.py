@@ -99,7 +99,7 @@ def _open(field: str, value: Any) -> Any:
         return "(a schema)"
     if field == "schedules":
         return [_schedule(one) for one in value]
-    return _masked(value)
+    return masked(value)
 
 
 def _schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,18 +108,19 @@ def _schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
     if not schedule["active"]:
         extra["active"] = False
     if schedule["parameters"]:
-        extra["parameters"] = _masked(schedule["parameters"])
+        extra["parameters"] = masked(schedule["parameters"])
     return when | extra
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """Return a JSON value without what stands under a key that speaks of a secret."""
     if isinstance(value, Mapping):
         return {
-            key: "********" if any(hint in str(key).lower() for hint in SECRET) else _masked(one)
+            key: "********" if any(hint in str(key).lower() for hint in SECRET) else masked(one)
             for key, one in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_masked(one) for one in value]
+        return [masked(one) for one in value]
     return value
 
 

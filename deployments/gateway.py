@@ -133,6 +133,11 @@ class Gateway:
                 found += page
         return found
 
+    async def deployment(self, deployment_id: str) -> dict[str, Any]:
+        """Return one deployment."""
+        found: dict[str, Any] = await self._call("GET", f"/deployments/{deployment_id}")
+        return found
+
     async def create(self, body: Mapping[str, Any]) -> str:
         """Create a deployment; return its id. One of that flow and name would be replaced."""
         return str((await self._call("POST", "/deployments/", body))["id"])
@@ -249,13 +254,41 @@ class Gateway:
         found: dict[str, Any] = await self._call("GET", f"/flow_runs/{run_id}")
         return found
 
+    async def runs_where(
+        self, chosen: Mapping[str, Any], sort: str, limit: int, offset: int = 0
+    ) -> list[dict[str, Any]]:
+        """Return runs by Prefect's filter of flow runs; at most `PAGE` of them."""
+        body = {"flow_runs": chosen, "sort": sort, "limit": min(limit, PAGE), "offset": offset}
+        found: list[dict[str, Any]] = await self._call("POST", "/flow_runs/filter", body)
+        return found
+
+    async def count_runs(self, chosen: Mapping[str, Any]) -> int:
+        """Count runs by Prefect's filter of flow runs."""
+        return int(await self._call("POST", "/flow_runs/count", {"flow_runs": chosen}))
+
     async def create_run(
-        self, deployment_id: str, parameters: Mapping[str, Any], idempotency_key: str | None
+        self,
+        deployment_id: str,
+        parameters: Mapping[str, Any],
+        idempotency_key: str | None = None,
+        at: datetime | None = None,
+        tags: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Make a run that is due now, with `parameters` over the deployment's own."""
-        body: dict[str, Any] = {"parameters": parameters}
+        """Make a run that is due at an instant, or now.
+
+        Args:
+            deployment_id: Its deployment.
+            parameters: They count more than the deployment's own.
+            idempotency_key: Makes a second call with the same key return the first one's run.
+            at: When it is due; None for now.
+            tags: To be added to the deployment's.
+        """
+        body: dict[str, Any] = {"parameters": parameters, "tags": list(tags)}
         if idempotency_key:
             body["idempotency_key"] = idempotency_key
+        if at is not None:
+            due = {"scheduled_time": at.isoformat()}
+            body["state"] = {"type": "SCHEDULED", "state_details": due}
         created: dict[str, Any] = await self._call(
             "POST", f"/deployments/{deployment_id}/create_flow_run", body
         )

@@ -294,8 +294,9 @@ class Reconciler:
     async def _stop_or_go(self, work: Work, found: Roster) -> None:
         """Stop or resume the queues of noted tenants, before anything slower."""
         for tenant in sorted(work.tenants):
-            definitions = [one for one in found.definitions if one.tenant == tenant]
-            for pool in await self._pools(definitions):
+            named = {one.work_pool for one in found.definitions if one.tenant == tenant}
+            # Without asking which pools there are: every call counts while runs are starting.
+            for pool in sorted({one for one in named if one} | {self.settings.work_pool}):
                 await self._pause_queue(pool, tenant, tenant in found.suspended)
 
     async def _hold_suspended(self, found: Roster) -> None:

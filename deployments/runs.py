@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun
 
 from deployments.gateway import Gateway
+from deployments.history import BY
 
 
 class CannotRun(Exception):
@@ -45,8 +47,18 @@ async def start(
     deployment: Mapping[str, Any],
     parameters: Mapping[str, Any],
     idempotency_key: str | None = None,
+    at: datetime | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """Make a run of a deployment, as Prefect answers with it.
+
+    Args:
+        gateway: Prefect.
+        deployment: As Prefect has it.
+        parameters: What to hand to the duty over the deployment's own.
+        idempotency_key: Makes a second call with the same key return the first one's run.
+        at: When it is due; None for now.
+        by: Who asks for it, for the history.
 
     Raises:
         CannotRun: A parameter is none of the duty's. (Prefect would make a run that crashes.)
@@ -58,7 +70,8 @@ async def start(
             close = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
             raise CannotRun(f"The duty takes no parameter {name!r}; {meant}")
-    return await gateway.create_run(str(deployment["id"]), parameters, idempotency_key)
+    tags = [] if by is None else [f"{BY}{by}"]
+    return await gateway.create_run(str(deployment["id"]), parameters, idempotency_key, at, tags)
 
 
 async def _deployment(gateway: Gateway, reference: str) -> dict[str, Any]:

@@ -98,6 +98,10 @@ def read(data: bytes) -> list[Any]:
                 return [json.loads(text, object_pairs_hook=_unique)]
             except json.JSONDecodeError:
                 pass  # YAML's own braces
+            except Unreadable:
+                raise
+            except ValueError as error:  # a number of more digits than Python reads
+                raise Unreadable(str(error).partition(";")[0]) from None
         return list(_documents(text))
     except RecursionError:
         raise Unreadable("it is nested too deep") from None

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blocks import WorkflowService
 from deployments.block import from_block
@@ -30,7 +31,7 @@ from scripts.supervise import (
     stop,
     wait_for_port,
 )
-from store import database, embedded, roster
+from store import database, embedded, roster, tokens
 from store.settings import Settings
 from workers import InlineWorker
 
@@ -95,6 +96,7 @@ async def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> None:
     await wait_for_port(settings.prefect_port, "Prefect's server", "prefect-port")
     await wait_for_port(settings.service_port, "the example workflow service", "service-port")
+    await wait_for_port(settings.api_port, "the HTTP API", "api-port")
     house = House(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(house.stop)
@@ -112,6 +114,8 @@ async def _run(settings: Settings) -> None:
         if not (await roster.read(engine)).definitions:
             await load(engine, EXAMPLE)
         await house.start("watch", "-m", "scripts.rota", "watch")
+        await _keep_token(settings, engine)
+        await house.start("api", "-m", "scripts.rota", "serve")
         worker = ("-m", "prefect", "worker", "start", "--pool", settings.work_pool)
         await house.start(
             "worker", *worker, "--name", "rota-up", ROTA_WORKER_GRACE_SECONDS=str(GRACE_SECONDS)
@@ -191,6 +195,17 @@ async def _is_ours(settings: Settings) -> bool:
     return str(block.base_url).startswith("http://127.0.0.1:") and (
         block.token is not None and block.token.get_secret_value() == _token(settings)
     )
+
+
+async def _keep_token(settings: Settings, engine: AsyncEngine) -> None:
+    """See that the home has a token of an administrator that is still good."""
+    path = settings.api_token_file
+    known = path.read_text().strip() if path.exists() else ""
+    if known and await tokens.caller(engine, known) is not None:
+        return
+    path.touch(mode=0o600)
+    secret, _ = await tokens.create(engine, "up", "admin", who="rota up")
+    path.write_text(f"{secret}\n")
 
 
 def _token(settings: Settings) -> str:

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The definitions database itself.", no_args_is_help=True)
 app.add_typer(db, name="db")
+token = typer.Typer(help="Who may call the HTTP API.", no_args_is_help=True)
+app.add_typer(token, name="token")
 
 Reference = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The definition.")]
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant.")]
@@ -53,11 +55,12 @@ def up(
     home: Annotated[Path | None, typer.Option(help="Where its state lives; else .rota.")] = None,
     prefect_port: Annotated[int | None, typer.Option(help="Port of Prefect's server.")] = None,
     service_port: Annotated[int | None, typer.Option(help="Port of the example service.")] = None,
+    api_port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,
 ) -> None:
     """Run everything on this machine, in the foreground, until Ctrl-C."""
     from scripts import start
 
-    raise typer.Exit(start.up(home, prefect_port, service_port))
+    raise typer.Exit(start.up(home, prefect_port, service_port, api_port))
 
 
 @app.command()
@@ -101,6 +104,29 @@ def worker(
     _run(work(pool or settings.work_pool, name, queue or [], limit, grace, with_healthcheck))
 
 
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="On which port; else 4280.")] = None,
+) -> None:
+    """Answer the HTTP API, until SIGTERM or Ctrl-C."""
+    settings = _prepare()
+    given = {"api_host": host, "api_port": port}
+    given = {name: value for name, value in given.items() if value is not None}
+    from scripts import serving
+
+    raise typer.Exit(serving.serve(settings.model_copy(update=given)))
+
+
+@app.command()
+def events() -> None:
+    """Suspend and resume tenants as a RabbitMQ exchange says, until SIGTERM or Ctrl-C."""
+    settings = _prepare()
+    from scripts import events as consuming
+
+    _run(consuming.consume(settings))
+
+
 # -- definitions and Prefect
 
 
@@ -127,7 +153,13 @@ def apply(policy: PolicyName = "sync", json: Json = False) -> None:
 
 @app.command()
 def load(
-    file: Annotated[Path, typer.Argument(help="A roster in YAML or JSON; - is standard input.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A roster or Semaphore's tasks, YAML or JSON; - is standard input."),
+    ],
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose it is, where the file does not say.")
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete what the file's tenants have beside it.")
     ] = False,
@@ -138,7 +170,7 @@ def load(
     settings = _prepare()
     from scripts import roster_file
 
-    _run(roster_file.load_command(settings, file, prune, dry_run, json))
+    _run(roster_file.load_command(settings, file, tenant, prune, dry_run, json))
 
 
 @app.command()
@@ -276,6 +308,42 @@ def preview(
     from scripts import preview as previewing
 
     raise typer.Exit(previewing.preview(cron, timezone, count, since, day_and, json))
+
+
+# -- who may call the API
+
+
+@token.command("create")
+def token_create(
+    role: Annotated[str, typer.Option(help="admin, editor, viewer or worker.")],
+    tenant: Annotated[str | None, typer.Option(help="Good for this tenant only.")] = None,
+    name: Annotated[str | None, typer.Option(help="How the audit calls its holder.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days it is good for; else ever.", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Make a token, and show it this once."""
+    settings = _prepare()
+    from scripts import tokens
+
+    _run(tokens.create(settings, role, tenant, name, days, json))
+
+
+@token.command("list")
+def token_list(json: Json = False) -> None:
+    """List the tokens, without what lets one call."""
+    settings = _prepare()
+    from scripts import tokens
+
+    _run(tokens.list_command(settings, json))
+
+
+@token.command("revoke")
+def token_revoke(token_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")]) -> None:
+    """Delete a token, at once."""
+    settings = _prepare()
+    from scripts import tokens
+
+    _run(tokens.revoke(settings, token_id))
 
 
 # -- the database, and whether all is well

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deployments.gateway import Gateway
+from deployments.history import message, shown
 from deployments.runs import deployments_of, start
 from scripts import session, show
 from store import roster
@@ -35,11 +36,9 @@ async def run(settings: Settings, reference: str, param: list[str], wait: bool, 
         if wait:
             made = await _ended(gateway, made["id"])
     if json:
-        show.json(_data(made))
+        show.json(shown(made))
     elif wait:
-        show.line(
-            f"{made['state_name']}: {_message(made)}" if _message(made) else made["state_name"]
-        )
+        show.line(f"{made['state_name']}: {message(made)}" if message(made) else made["state_name"])
     return 0 if not wait or made["state_type"] == "COMPLETED" else 1
 
 
@@ -51,7 +50,7 @@ async def history(settings: Settings, reference: str, limit: int, json: bool) ->
     if one.deployment_id is not None:
         async with session.prefect() as gateway:
             found = await gateway.runs(str(one.deployment_id), limit + AHEAD)
-        runs = [_data(run) for run in found if _was_due(run)][:limit]
+        runs = [shown(run) for run in found if _was_due(run)][:limit]
     if json:
         show.json(runs)
         return 0
@@ -112,22 +111,3 @@ async def _ended(gateway: Gateway, run_id: str) -> dict[str, Any]:
 def _was_due(run: dict[str, Any]) -> bool:
     due = datetime.fromisoformat(run["expected_start_time"])
     return run["state_type"] != "SCHEDULED" or due <= datetime.now(UTC)
-
-
-def _data(run: dict[str, Any]) -> dict[str, Any]:
-    by_schedule = run["auto_scheduled"] or (run.get("created_by") or {}).get("type") == "SCHEDULE"
-    return {
-        "id": run["id"],
-        "name": run["name"],
-        "occurrence": run["expected_start_time"],
-        "started": run["start_time"],
-        "finished": run["end_time"],
-        "state": run["state_name"],
-        "by": "schedule" if by_schedule else "manual",
-        "message": _message(run),
-        "parameters": run["parameters"],
-    }
-
-
-def _message(run: dict[str, Any]) -> str:
-    return str((run.get("state") or {}).get("message") or "")

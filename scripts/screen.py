@@ -37,6 +37,11 @@ async def show(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> Non
     """Say where everything is and what is due next, then each run that ends."""
     ui = gateway.address.rstrip("/").removesuffix("/api")
     say(f"Prefect's UI: {ui}")
+    say(f"The API: http://{settings.api_host}:{settings.api_port}/api/v1, for instance")
+    say(
+        f'  curl -H "Authorization: Bearer $(cat {settings.api_token_file})" '
+        f"http://{settings.api_host}:{settings.api_port}/api/v1/tenants"
+    )
     say("The definitions: `.venv/bin/rota db shell`, `.venv/bin/rota list`, `rota --help`")
     for line in _due(await _first_definitions(engine)):
         say(line)

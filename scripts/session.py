@@ -38,8 +38,12 @@ def prepare() -> Settings:
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def database(settings: Settings, *, quick: bool = False) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on the definitions database, whose tables are of this version.
+
+    Args:
+        settings: They say where it is.
+        quick: As `store.database.engine` has it.
 
     Raises:
         Refused: They are not, or nobody answers.
@@ -47,7 +51,7 @@ async def database(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """
     from store.database import opened
 
-    async with opened(await find(settings)) as engine:
+    async with opened(await find(settings), quick=quick) as engine:
         await check_tables(engine)
         yield engine
 

@@ -12,9 +12,16 @@ from scripts.supervise import CannotStart, claimed, environment
 from store.settings import Settings
 
 
-def up(home: Path | None, prefect_port: int | None, service_port: int | None) -> int:
+def up(
+    home: Path | None, prefect_port: int | None, service_port: int | None, api_port: int | None
+) -> int:
     """Run everything until SIGINT or SIGTERM; return the exit code."""
-    given = {"HOME": home, "PREFECT_PORT": prefect_port, "SERVICE_PORT": service_port}
+    given = {
+        "HOME": home,
+        "PREFECT_PORT": prefect_port,
+        "SERVICE_PORT": service_port,
+        "API_PORT": api_port,
+    }
     os.environ |= {f"ROTA_{name}": str(value) for name, value in given.items() if value is not None}
     settings = Settings()
     os.environ |= environment(settings)

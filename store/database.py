@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import orjson
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -73,12 +74,19 @@ def parse(text: str) -> URL:
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def engine(address: URL) -> AsyncEngine:
-    """Return an engine whose sessions speak UTC."""
+def engine(address: URL, *, quick: bool = False) -> AsyncEngine:
+    """Return an engine whose sessions speak UTC.
+
+    Args:
+        address: The database.
+        quick: Do not ask before each use whether a connection still stands, which costs three
+            round trips. After the server was away, one use fails, and then all are made anew.
+    """
     return create_async_engine(
         address,
-        pool_size=5,
-        pool_pre_ping=True,
+        pool_size=10 if quick else 5,
+        pool_pre_ping=not quick,
+        json_deserializer=orjson.loads,
         connect_args={
             "timeout": 10,
             "server_settings": {"application_name": application_name(), "timezone": "UTC"},
@@ -171,9 +179,9 @@ async def revision(connected: AsyncEngine) -> str | None:
 
 
 @asynccontextmanager
-async def opened(address: URL) -> AsyncIterator[AsyncEngine]:
+async def opened(address: URL, *, quick: bool = False) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on `address`, and close its connections afterwards."""
-    connected = engine(address)
+    connected = engine(address, quick=quick)
     try:
         yield connected
     finally:

@@ -22,9 +22,25 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="The definitions database, if it is not the embedded one."
     )
+    rabbitmq_url: SecretStr | None = Field(
+        None, description="The broker whose events `rota events` consumes."
+    )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of the Prefect server.")
     service_port: int = Field(
         4281, ge=1, le=65535, description="Port of the example workflow service."
+    )
+    api_host: str = Field(
+        "127.0.0.1", min_length=1, description="Where the HTTP API listens, beside its port."
+    )
+    api_port: int = Field(4280, ge=1, le=65535, description="Port of the HTTP API.")
+    api_body_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="The largest body that the HTTP API reads."
+    )
+    api_seconds: float = Field(
+        30, gt=0, description="Seconds after which the HTTP API gives a request up."
+    )
+    api_origins: list[str] = Field(
+        [], description="Web origins that may call the HTTP API, as a JSON list; none by default."
     )
     sweep_seconds: float = Field(300, gt=0, description="Seconds between two full sweeps.")
     settle_seconds: float = Field(
@@ -51,6 +67,11 @@ class Settings(BaseSettings):
     def pid_file(self) -> Path:
         """What a running `rota up` says of itself, for commands in other terminals."""
         return self.home.resolve() / "up.json"
+
+    @property
+    def api_token_file(self) -> Path:
+        """Where `rota up` keeps the token with which it is used on its own machine."""
+        return self.home.resolve() / "api.token"
 
     def running(self) -> dict[str, Any] | None:
         """Return the addresses of the `rota up` that runs on this home, if one does."""

@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import FlowRun, StateType, WorkPool, WorkQue
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.types._datetime import now
 
-FRESH = 1.0
+FRESH = 0.5
 """Seconds for which a queue is taken to be as it was read: so soon does a pause take hold."""
 PAGE = 200
 PAGES = 10

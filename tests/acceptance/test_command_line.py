@@ -125,6 +125,25 @@ def test_a_roster_is_planned_applied_and_left_alone(rota: Rota):
     assert shown["prefect_url"].endswith(shown["deployment_id"])
 
 
+def test_semaphores_tasks_are_loaded_for_a_tenant(rota: Rota):
+    task = """
+apiVersion: v1.0
+kind: Schedule
+metadata: {name: P1}
+spec: {project: Project 1, branch: master, at: 0 0 * * * *, pipeline_file: .semaphore/cron.yml}
+"""
+    refused = rota("load", "-", given=task)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "say whose it is with `rota load --tenant`" in refused.stderr
+
+    loaded = rota("load", "-", "--tenant", "acme", "--json", given=task)
+    assert json.loads(loaded.stdout)["created"] == ["acme/p1"]
+
+    shown = rota("show", "acme/p1").stdout
+    assert "0 0 * * * (UTC, both days)" in shown
+    assert "Project 1" in shown
+
+
 def test_create_only_deletes_nothing(rota: Rota):
     rota("load", "-", given=ROSTER)
     rota("apply")

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "blocks": set(),
     "deployments": {"store"},
     "store": set(),
-    "api": {"store", "deployments.schedule", "deployments.explain"},
+    "api": {"store", "deployments"},
     "workers": set(),
     "examples": set(),
     "scripts": {"flows", "blocks", "deployments", "store", "api", "workers", "examples"},

@@ -1,0 +1,169 @@
+"""Who calls, and what they may: tokens, roles, tenants."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Path, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.problems import Refused
+from deployments.entry import SLUG
+from store import tokens
+from store.tokens import Caller
+
+KNOWN_SECONDS = 1.0
+"""For how long a token is not looked up again; as long may one that was revoked still do."""
+FAILURES = 10
+WINDOW_SECONDS = 60.0
+"""After so many bad tokens within so many seconds, an address is told to wait."""
+
+_KEPT = 10_000
+
+_bearer = HTTPBearer(
+    auto_error=False, description="A token, as `rota token create` shows it: `rota_...`"
+)
+
+
+@dataclass
+class Guard:
+    """Knows tokens, and who has tried too many that are none.
+
+    Attributes:
+        engine: The database.
+    """
+
+    engine: AsyncEngine
+    _known: OrderedDict[str, tuple[Caller, float]] = field(default_factory=OrderedDict)
+    _failures: OrderedDict[str, deque[float]] = field(default_factory=OrderedDict)
+
+    async def caller(self, secret: str, address: str) -> Caller:
+        """Return who holds a token.
+
+        Raises:
+            Refused: 401, nobody does; 429, too many were tried from this address.
+        """
+        now = time.monotonic()
+        if known := self._known.get(secret):
+            found, looked = known
+            if now - looked < KNOWN_SECONDS:
+                return found
+        # One that has been good is looked up in any case: whoever guesses from behind the same
+        # proxy does not lock its holder out.
+        elif (wait := self._wait(address, now)) > 0:
+            raise Refused(
+                429,
+                f"Too many bad tokens from {address}; wait {wait:.0f} s.",
+                headers={"Retry-After": f"{wait:.0f}"},
+            )
+        looked_up = await tokens.caller(self.engine, secret) if _is_token(secret) else None
+        if looked_up is None:
+            self._known.pop(secret, None)
+            self._note_failure(address, now)
+            raise unknown()
+        self._known[secret] = (looked_up, now)
+        self._known.move_to_end(secret)
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return looked_up
+
+    def _wait(self, address: str, now: float) -> float:
+        failed = self._failures.get(address, deque())
+        while failed and now - failed[0] > WINDOW_SECONDS:
+            failed.popleft()
+        return WINDOW_SECONDS - (now - failed[0]) + 1 if len(failed) >= FAILURES else 0.0
+
+    def _note_failure(self, address: str, now: float) -> None:
+        self._failures.setdefault(address, deque(maxlen=FAILURES)).append(now)
+        self._failures.move_to_end(address)
+        if len(self._failures) > _KEPT:
+            self._failures.popitem(last=False)
+
+
+def _is_token(secret: str) -> bool:
+    return secret.startswith(tokens.PREFIX) and len(secret) <= 100
+
+
+def unknown() -> Refused:
+    """Return the refusal of whoever has not said who they are."""
+    return Refused(
+        401,
+        "A token is needed, as `Authorization: Bearer rota_...`; `rota token create` makes one.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+async def _caller(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    if credentials is None:
+        raise unknown()
+    guard: Guard = request.app.state.rota.guard
+    address = request.client.host if request.client else "?"
+    found = await guard.caller(credentials.credentials, address)
+    request.state.caller = found
+    return found
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """A dependency that lets these roles pass."""
+
+    roles: frozenset[str]
+
+    async def __call__(self, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        if caller.role not in self.roles:
+            raise Refused(
+                403,
+                f"A token of the role {caller.role} may not do this; it takes "
+                f"{' or '.join(sorted(self.roles))}.",
+            )
+        return caller
+
+
+Reader = Annotated[Caller, Depends(_Allowed(frozenset({"viewer", "editor", "admin"})))]
+Editor = Annotated[Caller, Depends(_Allowed(frozenset({"editor", "admin"})))]
+Admin = Annotated[Caller, Depends(_Allowed(frozenset({"admin"})))]
+Anybody = Annotated[Caller, Depends(_caller)]
+
+
+def everywhere(caller: Caller) -> None:
+    """See that a token is good for all tenants.
+
+    Raises:
+        Refused: 403, it is good for one.
+    """
+    if caller.tenant is not None:
+        raise Refused(
+            403, f"This concerns all tenants, and the token is good for {caller.tenant} only."
+        )
+
+
+async def _tenant(
+    tenant: Annotated[
+        str, Path(description="The tenant's slug", examples=["acme"], max_length=200)
+    ],
+    caller: Annotated[Caller, Depends(_caller)],
+) -> str:
+    """Return the tenant of the path, if the caller may know of it.
+
+    Whether another tenant's exists is not looked up at all, so that nothing tells it.
+    """
+    foreign = caller.tenant is not None and caller.tenant != tenant
+    if foreign or not re.fullmatch(SLUG, tenant):
+        raise no_tenant(tenant)
+    return tenant
+
+
+TenantSlug = Annotated[str, Depends(_tenant)]
+
+
+def no_tenant(slug: str) -> Refused:
+    """Return the refusal of a tenant that is not there, or another's."""
+    return Refused(404, f"There is no tenant {slug[:63]!r}.")

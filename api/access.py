@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -143,6 +144,35 @@ def everywhere(caller: Caller) -> None:
         raise Refused(
             403, f"This concerns all tenants, and the token is good for {caller.tenant} only."
         )
+
+
+HARMLESS_VARIABLES = frozenset({"isolation", "restart"})
+
+
+def check_power(
+    caller: Caller, now: Mapping[str, Any], wanted: Mapping[str, Any], where: str = ""
+) -> None:
+    """See that a caller may give a definition these job variables.
+
+    Most of them (a command, an environment, an image) run what they name on the worker, which
+    works for other tenants too.
+
+    Args:
+        caller: Who asks.
+        now: The job variables that the definition has.
+        wanted: Those that it is to have.
+        where: What stands before the field's name in the refusal.
+
+    Raises:
+        Refused: 403, that takes an administrator of all tenants.
+    """
+    if caller.role == "admin" and caller.tenant is None:
+        return
+    for name in sorted({*now, *wanted} - HARMLESS_VARIABLES):
+        if now.get(name) != wanted.get(name):
+            said = "this decides what runs on the worker, and takes an admin token of all tenants"
+            field = f"{where}job_variables.{name[:60]}"
+            raise Refused(403, f"{field}: {said}.", [(field, said)])
 
 
 async def _tenant(

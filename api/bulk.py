@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from api import documents
-from api.access import Editor, TenantSlug, no_tenant
+from api.access import Editor, TenantSlug, check_power, no_tenant
 from api.problems import Refused, declared, unfit
 from api.state import state_of
 from deployments import roster_file
@@ -90,6 +90,9 @@ async def put_definitions(
         raise no_tenant(tenant)
     found = await roster.read(state.engine, [], [tenant])
     existing = {one.reference: one for one in found.definitions}
+    for name, entry in wanted.entries.items():
+        row = existing.get(f"{tenant}/{name}")
+        check_power(caller, row.job_variables if row else {}, entry.job_variables, f"{name}.")
     errors = await run_in_threadpool(
         roster_file.check, [wanted], state.rules, datetime.now(UTC), existing
     )

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from api import documents
-from api.access import Editor, Reader, TenantSlug, no_tenant
+from api.access import Editor, Reader, TenantSlug, check_power, no_tenant
 from api.paging import Paging, bad_cursor, keyed, numbered, text_key
 from api.problems import Refused, declared, unfit
 from api.state import State, state_of
@@ -23,6 +23,7 @@ from deployments.roster_file import reasons
 from store import definitions, tenants
 from store.definitions import Locked, Order, Wanted
 from store.models import Definition, Tenant
+from store.tokens import Caller
 
 router = APIRouter(prefix="/tenants/{tenant}/definitions", tags=["definitions"])
 
@@ -112,7 +113,7 @@ async def create_definition(
                 f"There is a definition {tenant}/{body.name} already; PUT replaces it.",
                 [("name", "it is taken")],
             )
-        row = await _create(state, locked, body, caller.name)
+        row = await _create(state, locked, body, caller)
     location = f"{request.url.path}/{row.name}"
     return shown(row, locked.tenant, 201, {"Location": location})
 
@@ -151,9 +152,9 @@ async def put_definition(
             raise no_tenant(tenant)
         _check_match(locked.row, if_match, if_none_match)
         if locked.row is None:
-            row, status = await _create(state, locked, entry, caller.name), 201
+            row, status = await _create(state, locked, entry, caller), 201
         else:
-            row, status = await _update(state, locked, entry), 200
+            row, status = await _update(state, locked, entry, caller), 200
     return shown(row, locked.tenant, status)
 
 
@@ -184,7 +185,7 @@ async def patch_definition(
         said = {key: getattr(locked.row, key) for key in Entry.model_fields}
         strange = dict.fromkeys(body.keys() - said.keys())  # of which null removes nothing
         entry = _entry({**_merged(said, body), **strange, "name": name})
-        row = await _update(state, locked, entry)
+        row = await _update(state, locked, entry, caller)
     return shown(row, locked.tenant)
 
 
@@ -273,16 +274,18 @@ def _entry(said: Mapping[str, Any]) -> Entry:
         raise unfit(*(line.removeprefix(": ") for line in reasons("", error))) from None
 
 
-async def _create(state: State, locked: Locked, entry: Entry, who: str) -> Definition:
+async def _create(state: State, locked: Locked, entry: Entry, caller: Caller) -> Definition:
     assert locked.tenant is not None
+    check_power(caller, {}, entry.job_variables)
     now = datetime.now(UTC)
     _check(state, locked.tenant.slug, entry, uuid4(), now, now)
-    return await locked.create(entry.name, entry.values, who)
+    return await locked.create(entry.name, entry.values, caller.name)
 
 
-async def _update(state: State, locked: Locked, entry: Entry) -> Definition:
+async def _update(state: State, locked: Locked, entry: Entry, caller: Caller) -> Definition:
     row = locked.row
     assert row is not None
+    check_power(caller, row.job_variables, entry.job_variables)
     if locked.differs(entry.values):  # or it was judged before, and a date may have passed since
         _check(state, row.tenant, entry, row.id, row.created_at, datetime.now(UTC))
     return await locked.update(entry.values)

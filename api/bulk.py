@@ -133,4 +133,10 @@ def _read_json(body: bytes, tenant: str) -> Parsed:
 
 
 def _without_tenant(tenant: str, errors: list[str]) -> list[str]:
-    return [line.removeprefix(f"{tenant}/").replace(": ", ".", 1) for line in errors]
+    """Return lines whose fields are as the body has them: `nightly.cron: ...`."""
+    return [
+        line.removeprefix(f"{tenant}/").replace(": ", ".", 1)
+        if line.startswith(f"{tenant}/")
+        else line.removeprefix("document 1: ").removeprefix(f"{tenant}: ")
+        for line in errors
+    ]

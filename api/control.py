@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Body, Header, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -78,9 +78,16 @@ class Asked(BaseModel):
     state: str = Field(description="Its state, as Prefect names it", examples=["Scheduled"])
 
 
+_PAUSE, _RUN = Pause(), RunBody()  # what an empty body asks for
+
+
 @router.post("/pause", response_model=documents.Definition, responses=declared(404))
 async def pause_definition(
-    request: Request, tenant: TenantSlug, caller: Editor, name: Name, body: Pause
+    request: Request,
+    tenant: TenantSlug,
+    caller: Editor,
+    name: Name,
+    body: Annotated[Pause, Body()] = _PAUSE,
 ) -> Response:
     """Let no run of a definition start by its schedule, until an instant or until it is resumed."""
     state = state_of(request)
@@ -111,7 +118,7 @@ async def run_definition(
     tenant: TenantSlug,
     caller: Editor,
     name: Name,
-    body: RunBody,
+    body: Annotated[RunBody, Body()] = _RUN,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -156,17 +163,18 @@ async def run_definition(
 
 
 def _parameters(state: State, row: Definition, body: RunBody) -> Mapping[str, Any]:
-    """Return what is handed to the run over the definition's own.
+    """Return what is handed to the run.
 
     Raises:
         deployments.inputs.InvalidInput: An input does not fit.
         deployments.desired.Problem: The parameters do not.
     """
     inputs = declared_inputs(row.inputs)
-    given = dict(body.parameters)
+    # All of the definition's: its deployment may not have those yet that were written just now.
+    given = {**row.parameters, **body.parameters}
     if inputs or body.inputs:
         values = {name: value for name, value in body.inputs.items() if value is not None}
-        given["input"] = filled(inputs, {**row.parameters, **given}, values)["input"]
+        given["input"] = filled(inputs, given, values)["input"]
     if given:
         # As of its creation: what is asked for is a run, whatever the schedule says by now.
         judged = Definition(
@@ -174,7 +182,7 @@ def _parameters(state: State, row: Definition, body: RunBody) -> Mapping[str, An
             tenant=row.tenant,
             name=row.name,
             duty=row.duty,
-            parameters={**row.parameters, **given},
+            parameters=given,
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
@@ -241,4 +249,7 @@ def _key(row: Definition, key: str) -> str:
 
 
 def _other_time(made: Mapping[str, Any], at: datetime | None) -> bool:
-    return at is not None and datetime.fromisoformat(made["expected_start_time"]) != at
+    due, created = (
+        datetime.fromisoformat(made[when]) for when in ("expected_start_time", "created")
+    )
+    return due - created > timedelta(seconds=1) if at is None else due != at

@@ -177,16 +177,12 @@ async def patch_definition(
     _check_name(tenant, name)
     _named_alike(name, body.get("name"))
     async with definitions.locked(state.engine, tenant, name, caller.name) as locked:
-        if locked.tenant is None:
-            raise no_tenant(tenant)
-        _check_match(locked.row, if_match)
-        if locked.row is None:
-            raise no_definition(tenant, name)
-        said = {key: getattr(locked.row, key) for key in Entry.model_fields}
+        owner, there = _existing(locked, tenant, name, if_match)
+        said = {key: getattr(there, key) for key in Entry.model_fields}
         strange = dict.fromkeys(body.keys() - said.keys())  # of which null removes nothing
         entry = _entry({**_merged(said, body), **strange, "name": name})
         row = await _update(state, locked, entry, caller)
-    return shown(row, locked.tenant)
+    return shown(row, owner)
 
 
 @router.delete("/{name}", status_code=204, responses=declared(404, 412))
@@ -200,11 +196,7 @@ async def delete_definition(
     state = state_of(request)
     _check_name(tenant, name)
     async with definitions.locked(state.engine, tenant, name, caller.name) as locked:
-        if locked.tenant is None:
-            raise no_tenant(tenant)
-        _check_match(locked.row, if_match)
-        if locked.row is None:
-            raise no_definition(tenant, name)
+        _existing(locked, tenant, name, if_match)
         await locked.delete()
     return Response(status_code=204)
 
@@ -237,6 +229,17 @@ def no_definition(tenant: str, name: str) -> Refused:
 def etag(row: Definition) -> str:
     """Return what changes whenever a user changes a definition, or makes another of its name."""
     return f'"{str(row.id)[:8]}-{row.revision}"'
+
+
+def _existing(
+    locked: Locked, tenant: str, name: str, match: str | None
+) -> tuple[Tenant, Definition]:
+    if locked.tenant is None:
+        raise no_tenant(tenant)
+    _check_match(locked.row, match)
+    if locked.row is None:
+        raise no_definition(tenant, name)
+    return locked.tenant, locked.row
 
 
 def _check_match(row: Definition | None, match: str | None, none_match: str | None = None) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from api.paging import Page
 from deployments.entry import SLUG, Entry, Text
@@ -75,12 +75,21 @@ Definition.__doc__ = "A definition: what its user wrote, and what became of it."
 
 
 class Replacement(Entry):
-    """All that a definition says; what is left out has its default."""
+    """All that a definition says; what is left out has its default.
 
-    # Of the path already; taken as well, so that what a GET gave can be put back.
+    What a GET gave can be put back: what is Rota's own in it is not read.
+    """
+
     name: str | None = Field(  # type: ignore[assignment]
         None, description="the name of the path, or nothing", examples=["nightly-sync"]
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_status(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        return {key: value for key, value in said.items() if key not in _Status.model_fields}
 
 
 class Definitions(Page):

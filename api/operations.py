@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -79,6 +79,9 @@ class ApplyBody(documents.Document):
     )
 
 
+_EVERYTHING = ApplyBody()
+
+
 class Applied(Plan):
     """What was done."""
 
@@ -129,7 +132,9 @@ async def plan(request: Request, caller: Reader) -> Response:
 
 
 @router.post("/apply", response_model=Applied, responses=declared(409))
-async def apply(request: Request, caller: Admin, body: ApplyBody) -> Response:
+async def apply(
+    request: Request, caller: Admin, body: Annotated[ApplyBody, Body()] = _EVERYTHING
+) -> Response:
     """Compare all definitions with all of their deployments, and mend what differs."""
     everywhere(caller)
     state = state_of(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -26,6 +26,9 @@ from deployments.schedule import Cron, InvalidSchedule, Schedule, build
 router = APIRouter(tags=["previews"])
 
 MOST = 100
+
+WARNED = timedelta(days=3653)
+"""For how long clocks are followed; a hundred dates may reach over thousands of years."""
 
 
 class Occurrence(BaseModel):
@@ -162,7 +165,7 @@ def words(schedule: Schedule) -> str:
 def _warnings(schedule: Schedule | None, since: datetime, dates: list[datetime]) -> list[str]:
     if not isinstance(schedule, Cron):
         return []
-    said = warnings(schedule, since, dates[-1]) if dates else []
+    said = warnings(schedule, since, min(dates[-1], since + WARNED)) if dates else []
     fields = MACROS.get(schedule.expression, schedule.expression).split()
     if fields[2] != "*" and fields[4] != "*" and not schedule.day_and:
         said.append(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -17,10 +17,11 @@ from api import documents
 from api.access import Reader, TenantSlug, no_tenant
 from api.definitions import Name, find
 from api.paging import Page, Paging, bad_cursor, keyed, numbered, text_key
-from api.problems import declared
+from api.problems import Refused, declared
 from api.state import State, state_of
 from deployments import history
 from deployments.entry import Instant
+from deployments.gateway import PrefectRefused
 from store import definitions, tenants
 from store.definitions import Order, Wanted
 
@@ -139,6 +140,31 @@ async def list_runs(
         rota.gateway, deployment_id, wanted, paging.size, paging.offset
     )
     return documents.answer(numbered(paging, items, total))
+
+
+@router.get("/definitions/{name}/runs/{run_id}", response_model=Run, responses=declared(404))
+async def get_run(
+    request: Request,
+    tenant: TenantSlug,
+    caller: Reader,
+    name: Name,
+    run_id: Annotated[
+        UUID,
+        Path(description="Prefect's id of it", examples=["3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"]),
+    ],
+) -> Response:
+    """Tell how one run fares."""
+    state = state_of(request)
+    row, _ = await find(state, tenant, name)
+    try:
+        found = await state.gateway.run(str(run_id))
+    except PrefectRefused as refused:
+        if refused.status != 404:
+            raise
+        found = {}
+    if row.deployment_id is None or found.get("deployment_id") != str(row.deployment_id):
+        raise Refused(404, f"The definition {row.reference} has no run {run_id}.")
+    return documents.answer(history.shown(found))
 
 
 @router.get("/latest-runs", response_model=LatestRuns, responses=declared(404))

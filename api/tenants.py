@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response
 
 from api import documents
@@ -15,6 +15,8 @@ from api.state import state_of
 from store import tenants
 
 router = APIRouter(prefix="/tenants", tags=["tenants"])
+
+_NO_REASON = documents.Suspension()
 
 
 @router.get("", response_model=documents.Tenants, responses=declared())
@@ -88,7 +90,10 @@ async def delete_tenant(request: Request, caller: Admin, tenant: TenantSlug) -> 
 
 @router.post("/{tenant}/suspend", response_model=documents.Tenant, responses=declared(404))
 async def suspend_tenant(
-    request: Request, caller: Admin, tenant: TenantSlug, body: documents.Suspension
+    request: Request,
+    caller: Admin,
+    tenant: TenantSlug,
+    body: Annotated[documents.Suspension, Body()] = _NO_REASON,
 ) -> Response:
     """Let nothing of a tenant start any more, until it is resumed.
 

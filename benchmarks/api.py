@@ -23,9 +23,9 @@ import httpx
 import orjson
 import psutil
 
-from benchmarks.apply import _directory, say
+from benchmarks.apply import _directory
 from benchmarks.processes import BenchmarkError, free_port, python, running, wait_until
-from benchmarks.report import Figure, Machine, document, markdown
+from benchmarks.report import Figures, Machine, document, markdown, say
 from benchmarks.servers import Servers, started
 
 ROWS = 10_000
@@ -117,7 +117,7 @@ class Benchmark:
         self.port = port
         self.token = token
         self.server = server
-        self.figures: list[Figure] = []
+        self.figures = Figures()
 
     async def lists(self, count: int) -> None:
         """List 30 of all, as pages and from a row on."""
@@ -156,7 +156,9 @@ class Benchmark:
             if status != 200:
                 raise BenchmarkError(f"PUT {path}: {status} {answer[:500]!r}")
             name = f"put {count:,} definitions in one call, {what}"
-            self._add(name, f"{seconds:.2f} s", "at most 5 s", seconds <= 5, {"seconds": seconds})
+            self.figures.add(
+                name, f"{seconds:.2f} s", "at most 5 s", seconds <= 5, {"seconds": seconds}
+            )
 
     async def _measure(
         self, name: str, requests: Iterator[Request], expected: int, limit: float
@@ -165,7 +167,7 @@ class Benchmark:
         taken, seconds = await load(self.port, self.token, requests, expected)
         spent = (_cpu(self.server) - cpu) / len(taken)
         p50, p95 = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
-        self._add(
+        self.figures.add(
             f"{name}, {CLIENTS} clients at once",
             f"p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, longest {max(taken) * 1000:.0f} "
             f"ms; {len(taken) / seconds:.0f} a second, {spent * 1000:.1f} ms of CPU each",
@@ -173,10 +175,6 @@ class Benchmark:
             p95 <= limit,
             {"p50": p50, "p95": p95, "longest": max(taken), "cpu": spent},
         )
-
-    def _add(self, name: str, measured: str, required: str, met: bool, values: Any) -> None:
-        self.figures.append(Figure(name, measured, required, met, values))
-        say(f"  {name}: {measured}")
 
 
 def _cpu(process: psutil.Process) -> float:

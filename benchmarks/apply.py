@@ -26,7 +26,7 @@ import orjson
 from benchmarks.edits import measure_edits
 from benchmarks.processes import PROJECT, BenchmarkError, Usage, measure, python
 from benchmarks.proxy import counting
-from benchmarks.report import Figure, Machine, document, markdown
+from benchmarks.report import Figures, Machine, document, markdown, say
 from benchmarks.samples import insert, samples, write_project
 from benchmarks.servers import Servers, started
 
@@ -39,7 +39,7 @@ class Benchmark:
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
-        self.figures: list[Figure] = []
+        self.figures = Figures()
 
     # -- the steps
 
@@ -52,7 +52,7 @@ class Benchmark:
         usage = self._measure("prefect-deploy", command, 60 + 2 * count, cwd=project)
         await self._expect_deployments(count)
         each = usage.seconds / count
-        self._add(
+        self.figures.add(
             f"`prefect deploy --all`, cold, {count:,} deployments",
             f"{each * 1000:.0f} ms each ({usage.seconds:.1f} s)",
             values={"count": count, "per_deployment_seconds": each, **_numbers(usage)},
@@ -64,14 +64,14 @@ class Benchmark:
         """Measure the first apply of 1,000 rows."""
         usage = await self._apply_new(ROWS, 0)
         each = usage.seconds / ROWS
-        self._add(
+        self.figures.add(
             f"`rota apply`, cold, {ROWS:,} definitions",
             f"{each * 1000:.1f} ms each ({usage.seconds:.1f} s)",
             values={"count": ROWS, "per_deployment_seconds": each, **_numbers(usage)},
         )
         if deploy_each is not None:
             ratio = deploy_each / each
-            self._add(
+            self.figures.add(
                 "times faster per deployment, cold",
                 f"{ratio:.1f}",
                 "at least 8",
@@ -90,7 +90,7 @@ class Benchmark:
         if not counts.calls:
             raise BenchmarkError("no call went through the counting proxy")
         name = f"second apply of the same {rows:,}"
-        self._add(
+        self.figures.add(
             f"{name}, whole process",
             f"{usage.seconds:.2f} s",
             f"at most {seconds:.0f} s",
@@ -98,7 +98,7 @@ class Benchmark:
             _numbers(usage),
         )
         writes = counts.writes.total()
-        self._add(
+        self.figures.add(
             f"{name}, write calls to Prefect",
             f"{writes} (and {counts.calls.total() - writes} reads)",
             "0",
@@ -106,7 +106,7 @@ class Benchmark:
             {"writes": dict(counts.writes), "calls": dict(counts.calls)},
         )
         if peak_mb is not None:
-            self._add(
+            self.figures.add(
                 f"{name}, peak memory",
                 f"{usage.peak_mb:.0f} MB",
                 f"at most {peak_mb:.0f} MB",
@@ -117,7 +117,7 @@ class Benchmark:
         """Measure edits of one row among 1,000 until the new runs are in Prefect."""
         found = await measure_edits(self.servers, watch_command(), count, seed)
         p50, p95 = found.percentile(0.5), found.percentile(0.95)
-        self._add(
+        self.figures.add(
             f"one row of {ROWS:,} changed by SQL, until its new runs are in Prefect "
             f"(p95 of {count} edits)",
             f"{p95:.2f} s (p50 {p50:.2f} s, longest {found.seconds[-1]:.2f} s)",
@@ -130,7 +130,7 @@ class Benchmark:
         """Bring the rows to 10,000, and measure the first and the second apply of those."""
         added = MANY_ROWS - ROWS
         usage = await self._apply_new(added, ROWS)
-        self._add(
+        self.figures.add(
             f"`rota apply`, cold, {added:,} more definitions",
             f"{usage.seconds / added * 1000:.1f} ms each ({usage.seconds:.0f} s)",
             values={"count": added, **_numbers(usage)},
@@ -178,17 +178,6 @@ class Benchmark:
         finally:
             await connection.close()
 
-    def _add(
-        self,
-        name: str,
-        measured: str,
-        required: str = "",
-        met: bool | None = None,
-        values: dict[str, object] | None = None,
-    ) -> None:
-        self.figures.append(Figure(name, measured, required, met, values))
-        say(f"  {name}: {measured}")
-
 
 def apply_command() -> list[str]:
     return _rota("apply", "--json")
@@ -202,7 +191,7 @@ def _rota(*arguments: str) -> list[str]:
     return python("-m", "scripts.rota", *arguments)
 
 
-async def run(servers: Servers, options: argparse.Namespace) -> list[Figure]:
+async def run(servers: Servers, options: argparse.Namespace) -> Figures:
     """Carry out what `options` ask for."""
     benchmark = Benchmark(servers)
     each = await benchmark.deploy(options.deploys) if options.deploys else None
@@ -221,10 +210,6 @@ def _numbers(usage: Usage) -> dict[str, object]:
         "cpu_seconds": usage.cpu_seconds,
         "peak_mb": usage.peak_mb,
     }
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

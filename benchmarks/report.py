@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +30,27 @@ class Figure:
     required: str = ""
     met: bool | None = None
     values: dict[str, Any] | None = None
+
+
+class Figures(list[Figure]):
+    """The lines of the table, each told as soon as it is known."""
+
+    def add(
+        self,
+        name: str,
+        measured: str,
+        required: str = "",
+        met: bool | None = None,
+        values: dict[str, Any] | None = None,
+    ) -> None:
+        """Append a line, and print it on standard error."""
+        self.append(Figure(name, measured, required, met, values))
+        say(f"  {name}: {measured}")
+
+
+def say(text: str) -> None:
+    """Print progress, beside the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import orjson
 
 from benchmarks import server_profile
-from benchmarks.apply import _directory, _stop, say
+from benchmarks.apply import _directory, _stop
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import Figure, Machine, document, markdown
+from benchmarks.report import Figures, Machine, document, markdown, say
 from benchmarks.servers import Servers, started
 from benchmarks.wire import counting
 
@@ -71,7 +71,7 @@ class Benchmark:
     def __init__(self, servers: Servers, options: argparse.Namespace) -> None:
         self.servers = servers
         self.options = options
-        self.figures: list[Figure] = []
+        self.figures = Figures()
         self.profile = ""
 
     # -- the steps
@@ -87,7 +87,7 @@ class Benchmark:
             theirs.append((self.options.paced, 5 * self.options.paced))
         for runs, seconds in theirs:
             ratio = await self._starts(PROCESS, runs, seconds) / inline
-            self._add(
+            self.figures.add(
                 f"times earlier than those {runs}, p95 beside p95",
                 f"{ratio:.1f}",
                 "at least 10",
@@ -106,7 +106,7 @@ class Benchmark:
             outcome = await site.outcome(created, due[-1] - time.time() + 120 + 10 * count)
         p95 = outcome.lateness.percentile(0.95)
         inline = kind == INLINE
-        self._add(
+        self.figures.add(
             f"{kind}: start after its instant, {count} runs over {over:.0f} s",
             _lateness(outcome),
             "p95 at most 1 s" if inline else "",
@@ -136,19 +136,19 @@ class Benchmark:
         seconds = outcome.ended - instant
         worker, server = ((then - now) / count for now, then in zip(before, after, strict=True))
         note = _note(kind, count, self.options.runs)
-        self._add(
+        self.figures.add(
             f"{kind}: {count} runs due at once{note}",
             f"{count / seconds:.2f} runs/s ({seconds:.1f} s){_odd(outcome)}",
             values={"runs_per_second": count / seconds, "seconds": seconds}
             | _numbers(outcome, site),
         )
-        self._add(f"{kind}: start after the instant, of those", _lateness(outcome))
-        self._add(
+        self.figures.add(f"{kind}: start after the instant, of those", _lateness(outcome))
+        self.figures.add(
             f"{kind}: CPU for each of those runs",
             f"worker {worker * 1000:.0f} ms, server {server * 1000:.0f} ms",
             values={"worker_cpu_seconds": worker, "server_cpu_seconds": server},
         )
-        self._add(
+        self.figures.add(
             f"{kind}: peak memory, of those",
             f"{site.watch.own_mb:.0f} MB, with children {site.watch.tree_mb:.0f} MB "
             f"(at most {site.watch.children} processes)",
@@ -170,7 +170,7 @@ class Benchmark:
         if not passed:
             raise BenchmarkError("no call went through the counting proxy")
         most = ", ".join(f"`{call}` {n / count:.2f}" for call, n in passed.most_common(3))
-        self._add(
+        self.figures.add(
             f"{kind}: calls to the server for each of {count} runs due at once",
             f"{passed.total() / count:.1f}, most often {most}{_odd(outcome)}",
             values={"runs": count, "calls": dict(passed.most_common())},
@@ -188,7 +188,7 @@ class Benchmark:
             created = await site.schedule(due, self.options.lead)
             outcome = await site.outcome(created, due[-1] + self.options.sleep - time.time() + 120)
         late = outcome.lateness.seconds
-        self._add(
+        self.figures.add(
             f"inline: start after its instant, {count} runs of {self.options.sleep:.0f} s, "
             f"{rate:.0f} a second, up to {outcome.together} open at once",
             _lateness(outcome),
@@ -197,13 +197,13 @@ class Benchmark:
             _numbers(outcome, site),
         )
         memory, threads = site.watch.own_mb, site.watch.threads
-        self._add(
+        self.figures.add(
             "inline: the worker's peak memory then",
             f"{memory:.0f} MB",
             "at most 350 MB",
             memory <= 350,
         )
-        self._add(
+        self.figures.add(
             "inline: the worker's threads then, at most",
             f"{threads}",
             "fewer than 60",
@@ -220,17 +220,6 @@ class Benchmark:
         """
         first: float = time.time() + self.options.lead + 1 + count * CREATION
         return first
-
-    def _add(
-        self,
-        name: str,
-        measured: str,
-        required: str = "",
-        met: bool | None = None,
-        values: dict[str, object] | None = None,
-    ) -> None:
-        self.figures.append(Figure(name, measured, required, met, values))
-        say(f"  {name}: {measured}")
 
 
 def _lateness(outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ This module is also the `prefect.collections` entry point: Prefect imports it in
 looks for a block type, so that `Block.load("workflow-service/default")` works there. Keep it light.
 """
 
+from blocks.records import Records
 from blocks.workflow_service import WorkflowService
 
-__all__ = ["WorkflowService"]
+__all__ = ["Records", "WorkflowService"]

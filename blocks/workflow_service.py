@@ -7,39 +7,35 @@ WorkflowServiceError
 """
 
 import asyncio
-import functools
 import json
-import random
-import re
-import ssl
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import httpx
-from prefect.blocks.abstract import LoggerOrAdapter
 from prefect.blocks.core import Block
-from prefect.exceptions import MissingContextError
-from prefect.logging.loggers import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
-MAX_ANSWER_BYTES = 1 << 20
-EXCERPT_CHARACTERS = 254
-DELAYS_SECONDS = (1.0, 5.0, 10.0, 20.0, 40.0, 60.0)
-LAST_TRY_SECONDS = 5.0
-
-_PASSING = (
-    TimeoutError,
-    httpx.TimeoutException,
-    httpx.NetworkError,
-    httpx.RemoteProtocolError,
-    httpx.ProxyError,
+from blocks.outgoing import (
+    BACKOFF,
+    EXCERPT_CHARACTERS,
+    PASSING,
+    Address,
+    Backoff,
+    GaveUp,
+    Setback,
+    check_idempotency_key,
+    fits_into_a_header,
+    logger,
+    path_part,
+    persist,
+    read,
+    retry_after,
+    tls,
 )
-_random = random.SystemRandom()
+
+MAX_ANSWER_BYTES = 1 << 20
 
 
 class WorkflowServiceError(Exception):
@@ -67,14 +63,6 @@ class WorkflowServiceUnavailable(WorkflowServiceError):
     """The workflow service could not be reached, or had no time, until the deadline."""
 
 
-class _Setback(Exception):
-    """One try failed in a way that may have passed by the next."""
-
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-
-
 @dataclass(frozen=True)
 class Execution:
     """A workflow execution that the service has started.
@@ -87,49 +75,6 @@ class Execution:
 
     id: str
     tries: int
-
-
-def _about_one() -> float:
-    return _random.uniform(0.8, 1.2)
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """When to try again, with the clock and the sleep that this goes by.
-
-    Attributes:
-        clock: Tells the time in seconds from any fixed point; must not run backwards.
-        sleep: Waits for so many seconds.
-        jitter: A factor near 1 for each delay, so that many callers do not return as one.
-
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    jitter: Callable[[], float] = _about_one
-
-    def wait(self, tries: int, left: float, retry_after: float | None = None) -> float | None:
-        """Return how long to wait after a failed try, or None to give up.
-
-        Args:
-            tries: How many tries were made, at least 1.
-            left: Seconds until the deadline, which no wait reaches.
-            retry_after: Seconds that the service asked for, if it did.
-
-        """
-        if retry_after is not None:
-            # A service that asks for no wait at all must not be asked in a tight loop.
-            asked = max(retry_after, DELAYS_SECONDS[0])
-            return asked if asked < left else None
-        delay = DELAYS_SECONDS[min(tries, len(DELAYS_SECONDS)) - 1] * self.jitter()
-        if delay < left:
-            return delay
-        # The delays grow long; without this, the last minute of the time given would be unused.
-        rest = left - LAST_TRY_SECONDS
-        return rest if rest >= DELAYS_SECONDS[0] else None
-
-
-BACKOFF = Backoff()
 
 
 class WorkflowService(Block):
@@ -164,7 +109,7 @@ class WorkflowService(Block):
     # A bad token must not be repeated in the error that says so.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    base_url: HttpUrl = Field(
+    base_url: Address = Field(
         title="Base URL",
         description="The service's address, for example `https://workflows.example.com`.",
     )
@@ -184,24 +129,10 @@ class WorkflowService(Block):
         default=30, gt=0, description="How long to wait for each part of an answer, in seconds."
     )
 
-    @field_validator("base_url")
-    @classmethod
-    def _holds_an_address_only(cls, url: HttpUrl) -> HttpUrl:
-        # The address appears in errors and logs, so nothing secret may be in it.
-        if url.username or url.password:
-            raise ValueError("The address must not hold a user or a password; use the token.")
-        if url.query is not None or url.fragment is not None:
-            raise ValueError("The address must end with its path, before any `?` or `#`.")
-        return url
-
     @field_validator("token")
     @classmethod
     def _fits_into_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is None or not token.get_secret_value():
-            return None
-        if not re.fullmatch(r"[\x21-\x7e]+", token.get_secret_value()):
-            raise ValueError("The token must be visible ASCII, without spaces and line ends.")
-        return token
+        return fits_into_a_header(token) if token and token.get_secret_value() else None
 
     async def execute(
         self,
@@ -231,31 +162,23 @@ class WorkflowService(Block):
             WorkflowServiceUnavailable: The deadline came before a usable answer.
 
         """
-        if deadline_seconds <= 0:
-            raise ValueError("The deadline must be more than 0 seconds away.")
         url = self._execute_url(workflow_id)
         headers = self._headers(idempotency_key)
         content = json.dumps(dict(body), allow_nan=False).encode()
         limits = httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
-        began, tries = backoff.clock(), 0
-        async with httpx.AsyncClient(verify=_tls(), timeout=limits, headers=headers) as client:
-            while True:
-                tries += 1
-                left = deadline_seconds - (backoff.clock() - began)
-                try:
-                    execution_id = await self._try(client, url, content, within=left)
-                    return Execution(execution_id, tries)
-                except _Setback as setback:
-                    spent = backoff.clock() - began
-                    wait = backoff.wait(tries, deadline_seconds - spent, setback.retry_after)
-                    if wait is None:
-                        raise WorkflowServiceUnavailable(
-                            f"The workflow service did not start the workflow: POST {url} failed, "
-                            f"{tries} {'try' if tries == 1 else 'tries'} in {spent:.1f} s. "
-                            f"The last answer: {setback}"
-                        ) from setback.__cause__
-                    _log_setback(setback, tries, wait)
-                await backoff.sleep(wait)
+        async with httpx.AsyncClient(verify=tls(), timeout=limits, headers=headers) as client:
+            try:
+                execution_id, tries = await persist(
+                    lambda left: self._try(client, url, content, within=left),
+                    deadline_seconds,
+                    backoff,
+                    _log_setback,
+                )
+            except GaveUp as gave_up:
+                raise WorkflowServiceUnavailable(
+                    f"The workflow service did not start the workflow: POST {url} failed, {gave_up}"
+                ) from gave_up.__cause__
+        return Execution(execution_id, tries)
 
     async def _try(self, client: httpx.AsyncClient, url: str, content: bytes, within: float) -> str:
         try:
@@ -263,13 +186,12 @@ class WorkflowService(Block):
                 asyncio.timeout(within),
                 client.stream("POST", url, content=content) as response,
             ):
-                answer = await _read(response)
-        except _PASSING as error:
-            # A timeout has no text of its own.
-            raise _Setback(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+                answer = await read(response, MAX_ANSWER_BYTES)
+        except PASSING as error:
+            raise Setback.of(error) from error
         said = self._said(response, answer)
         if response.status_code == 429 or response.status_code >= 500:
-            raise _Setback(said, _retry_after(response.headers, at=datetime.now(UTC)))
+            raise Setback(said, retry_after(response.headers, at=datetime.now(UTC)))
         if not response.is_success:
             raise WorkflowRefused(
                 f"The workflow service refused POST {url} with {said}", response.status_code
@@ -283,22 +205,17 @@ class WorkflowService(Block):
         return execution_id
 
     def _execute_url(self, workflow_id: str) -> str:
-        # Quoting alone is not enough: proxies exist that undo it before they resolve the dots.
-        parts = re.split(r"[/\\]", workflow_id)
-        if not workflow_id.strip() or {".", ".."} & set(parts):
-            raise ValueError(f"{workflow_id!r} is not a workflow id that a path can hold.")
-        path = self.execute_path.replace("{workflow_id}", quote(workflow_id, safe=""))
+        part = path_part(workflow_id, "a workflow id")
+        path = self.execute_path.replace("{workflow_id}", part)
         return str(self.base_url).rstrip("/") + path
 
     def _headers(self, idempotency_key: str) -> dict[str, str]:
-        if not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", idempotency_key):
-            raise ValueError("The idempotency key must be printable ASCII.")
         headers = {
             "Accept": "application/json",
             # Only what is sent is counted against the size limit, so nothing may be packed.
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
-            "Idempotency-Key": idempotency_key,
+            "Idempotency-Key": check_idempotency_key(idempotency_key),
         }
         if self.token:
             headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
@@ -311,22 +228,6 @@ class WorkflowService(Block):
             # Some services repeat the token that they do not accept.
             body = body.replace(self.token.get_secret_value(), "**********")
         return f"{status}: {body[:EXCERPT_CHARACTERS]}" if body else status
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    # Reading the certificates takes tens of milliseconds, in which no other flow would run.
-    return httpx.create_ssl_context()
-
-
-async def _read(response: httpx.Response) -> bytes:
-    """Read an answer as it was sent, up to the size limit; the rest is left unread."""
-    answer = bytearray()
-    async for chunk in response.aiter_raw():
-        answer += chunk
-        if len(answer) >= MAX_ANSWER_BYTES:
-            break
-    return bytes(answer[:MAX_ANSWER_BYTES])
 
 
 def _execution_id(answer: bytes) -> str | None:
@@ -343,40 +244,11 @@ def _execution_id(answer: bytes) -> str | None:
     return None
 
 
-def _retry_after(headers: httpx.Headers, at: datetime) -> float | None:
-    """Read `Retry-After`, in seconds: a number or a date (RFC 9110, 10.2.3), else None."""
-    value = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]+", value):
-        return float(value)
-    until = _http_date(value)
-    if until is None:
-        return None
-    # Measured by the service's clock where it tells it, because the date was written by that one.
-    since = _http_date(headers.get("Date", "")) or at
-    return max(0.0, (until - since).total_seconds())
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _log_setback(setback: _Setback, tries: int, wait: float) -> None:
-    _logger().warning(
+def _log_setback(setback: Setback, tries: int, wait: float) -> None:
+    logger(__name__).warning(
         "The workflow service failed try %d: %s; trying again in %.1f s.",
         tries,
         setback,
         wait,
         extra={"action": "workflow_service_retry"},
     )
-
-
-def _logger() -> LoggerOrAdapter:
-    """Return the run's logger, whose lines Prefect shows at the run, or a plain one."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return get_logger(__name__)

@@ -135,6 +135,10 @@ def _parse_document(where: str, document: Any, tenant: str | None, parsed: Parse
     if roster is None:
         return
     _parse_title(document.get("title"), roster, parsed)
+    if tenant is not None and "definitions" not in document:
+        # Or what is empty by mistake would prune everything.
+        parsed.errors.append(f"{tenant}: definitions: it is missing; give a list, or [] for none")
+        return
     definitions = document.get("definitions", [])
     if not isinstance(definitions, list):
         parsed.errors.append(

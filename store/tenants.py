@@ -101,6 +101,8 @@ async def rename(engine: AsyncEngine, slug: str, title: str | None, who: str | N
 async def delete(engine: AsyncEngine, slug: str, who: str | None = None) -> bool:
     """Delete a tenant that has no definitions; return whether that is done."""
     async with writing(engine, who) as session:
+        # First, and by itself: who inserts a definition meanwhile is waited for, and then seen.
+        await session.get(Tenant, slug, with_for_update=True)
         empty = ~select(Definition.id).where(Definition.tenant == slug).exists()
         gone = remove(Tenant).where(Tenant.slug == slug, empty).returning(Tenant.slug)
         return await session.scalar(gone) is not None

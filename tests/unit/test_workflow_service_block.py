@@ -413,6 +413,14 @@ def test_errors_survive_pickling():
     assert (str(error), error.status) == ("no", 404)
 
 
+def test_prefect_keeps_the_token_whole_and_secret():
+    service = WorkflowService(base_url="https://example.com", token=TOKEN)
+
+    stored = service.model_dump(mode="json", context={"include_secrets": True})
+    assert stored["token"] == TOKEN
+    assert WorkflowService.model_json_schema()["secret_fields"] == ["token"]
+
+
 def test_prefect_finds_the_block_without_being_told():
     finding = (
         "from prefect.blocks.core import Block; "

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
-import time
 
 from sqlalchemy.engine import URL
 
 from deployments.gateway import Gateway
 from deployments.policy import POLICIES
 from deployments.watch import AWAY, LONGEST_NAP_SECONDS, NAP_SECONDS, Watch
-from scripts import errors, session
+from scripts import errors, logs, session
 from store import database
 from store.settings import Settings
 
@@ -22,7 +20,7 @@ logger = logging.getLogger("rota")
 
 async def watch(settings: Settings, policy: str) -> int:
     """Follow the definitions until SIGTERM or SIGINT, however long anything is away."""
-    _log_to_stdout()
+    logs.to_stdout(logger)
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,13 +52,3 @@ async def _ready(settings: Settings, gateway: Gateway) -> URL:
             said = reason
         await asyncio.sleep(nap)
         nap = min(nap * 2, LONGEST_NAP_SECONDS)
-
-
-def _log_to_stdout() -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    form = logging.Formatter("%(asctime)sZ  %(levelname)-7s  %(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
-    handler.setFormatter(form)
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

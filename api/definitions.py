@@ -320,7 +320,8 @@ def shown(
     now = datetime.now(UTC)
     suspended = {owner.slug} if owner.suspended else set()
     said = {column.key: getattr(row, column.key) for column in Definition.__table__.columns}
-    document = documents.definition(said | {"state": state_of_definition(row, suspended, now)})
+    said |= {"state": state_of_definition(row, suspended, now), "reference": row.reference}
+    document = documents.definition(said)
     return documents.answer(document, status, {"ETag": etag(row), **(headers or {})})
 
 

@@ -167,13 +167,11 @@ def answer(
 
 
 def definition(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of definitions, which knows its `state`, as a document."""
-    said = {name: row[name] for name in _COLUMNS}
-    said["reference"] = f"{row['tenant']}/{row['name']}"
-    return said
+    """Return a row of definitions, which knows its `state` and `reference`, as a document."""
+    return {name: row[name] for name in _COLUMNS}
 
 
-_COLUMNS = tuple(name for name in Definition.model_fields if name != "reference")
+_COLUMNS = tuple(Definition.model_fields)
 
 
 def _plain(value: Any) -> Any:

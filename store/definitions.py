@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm.attributes import flag_modified
 
 from store.loading import differing
@@ -16,6 +29,9 @@ from store.models import Definition, Tenant
 from store.writing import reading, writing
 
 STATES = ("problem", "suspended", "paused", "waiting", "active")
+
+_LITERAL, _ESCAPED = re.compile(r"[\\%_]"), r"\\\g<0>"
+"""What a pattern of LIKE takes for more than itself, and how it stands for itself."""
 
 _paused = or_(Definition.enabled.is_(False), Definition.paused_until > func.now())
 _state: ColumnElement[str] = case(
@@ -43,6 +59,13 @@ class Wanted:
     enabled: bool | None = None
     state: str | None = None
 
+    @property
+    def shape(self) -> frozenset[str]:
+        """What is asked for, without the values."""
+        given = {"q": self.q or None, "duty": self.duty, "enabled": self.enabled}
+        given["state"] = self.state
+        return frozenset(name for name, value in given.items() if value is not None)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -66,53 +89,94 @@ class Order:
 async def listed(
     engine: AsyncEngine, tenant: str, wanted: Wanted, order: Order
 ) -> list[dict[str, Any]]:
-    """Return definitions of a tenant, each with its `state` and all columns."""
+    """Return definitions of a tenant: all columns, their `state` and their `reference`."""
     async with reading(engine) as connection:
-        found = await connection.execute(_listing(tenant, wanted, order))
-        return [dict(row._mapping) for row in found]
+        return await _rows(connection, tenant, wanted, order, counted=False)
 
 
 async def listed_and_counted(
     engine: AsyncEngine, tenant: str, wanted: Wanted, order: Order
 ) -> tuple[list[dict[str, Any]], int]:
     """Return what `listed` does, and how many definitions there are on all pages."""
-    count = _counting(tenant, wanted)
-    # Together, for the round trip that this saves.
-    both = _listing(tenant, wanted, order).add_columns(count.scalar_subquery().label("total"))
     async with reading(engine) as connection:
-        rows = [dict(row._mapping) for row in await connection.execute(both)]
-        total = rows[0]["total"] if rows else (await connection.execute(count)).scalar_one()
-        return rows, total
+        # Together, for the round trip that this saves.
+        rows = await _rows(connection, tenant, wanted, order, counted=True)
+        if rows:
+            return rows, int(rows[0]["total"])
+        count = _counting(wanted.shape)
+        found = await connection.execute(count, _values(tenant, wanted))
+        return rows, found.scalar_one()
 
 
-def _listing(tenant: str, wanted: Wanted, order: Order) -> Select[Any]:
-    columns = (Definition.created_at, Definition.id) if order.newest else (Definition.name,)
+async def _rows(
+    connection: AsyncConnection, tenant: str, wanted: Wanted, order: Order, *, counted: bool
+) -> list[dict[str, Any]]:
+    position = order.before or order.after
+    values = _values(tenant, wanted) | {"limit": order.limit, "offset": order.offset}
+    values |= {f"at_{number}": value for number, value in enumerate(position or ())}
     # Backwards, and the newest first, are the same list read from its other end.
     descending = (order.before is not None) != order.newest
+    statement = _listing(wanted.shape, order.newest, descending, position is not None, counted)
+    found = await connection.execute(statement, values)
+    return [dict(row._mapping) for row in found]
+
+
+def _values(tenant: str, wanted: Wanted) -> dict[str, Any]:
+    sought = wanted.q and f"%{_LITERAL.sub(_ESCAPED, wanted.q)}%"
+    given = {"q": sought, "duty": wanted.duty, "enabled": wanted.enabled, "state": wanted.state}
+    return {"tenant": tenant} | {name: given[name] for name in wanted.shape}
+
+
+# Composing a statement takes longer than its round trip; there are few that differ in more than
+# their values.
+@lru_cache(maxsize=256)
+def _listing(
+    shape: frozenset[str], newest: bool, descending: bool, keyed: bool, counted: bool
+) -> Select[Any]:
+    columns = (Definition.created_at, Definition.id) if newest else (Definition.name,)
     ordered = [one.desc() if descending else one for one in columns]
-    conditions = _conditions(tenant, wanted)
-    at = order.before or order.after
-    if at is not None:
-        key, position = tuple_(*columns), tuple_(*at)
+    conditions = _conditions(shape)
+    if keyed:
+        key = tuple_(*columns)
+        position = tuple_(
+            *(bindparam(f"at_{number}", type_=one.type) for number, one in enumerate(columns))
+        )
         conditions.append(key < position if descending else key > position)
     # The rows that a page leaves out are counted in the index, and never fetched.
     chosen = select(columns[-1]).where(*conditions).order_by(*ordered)
-    if wanted.state is not None:
+    if "state" in shape:
         chosen = chosen.join(Tenant, Tenant.slug == Definition.tenant)
-    chosen = chosen.limit(order.limit).offset(order.offset)
-    return (
-        select(*Definition.__table__.columns, _state.label("state"))
+    chosen = chosen.limit(bindparam("limit", type_=Integer))
+    chosen = chosen.offset(bindparam("offset", type_=Integer))
+    reference = func.concat(Definition.tenant, "/", Definition.name).label("reference")
+    rows = (
+        select(*Definition.__table__.columns, _state.label("state"), reference)
         .join(Tenant, Tenant.slug == Definition.tenant)
-        .where(Definition.tenant == tenant, columns[-1].in_(chosen))
+        .where(Definition.tenant == bindparam("tenant"), columns[-1].in_(chosen))
         .order_by(*ordered)
     )
+    if counted:
+        rows = rows.add_columns(_counting(shape).scalar_subquery().label("total"))
+    return rows
 
 
-def _counting(tenant: str, wanted: Wanted) -> Select[tuple[int]]:
-    rows = select(func.count()).select_from(Definition).where(*_conditions(tenant, wanted))
-    if wanted.state is not None:
+@lru_cache(maxsize=16)
+def _counting(shape: frozenset[str]) -> Select[tuple[int]]:
+    rows = select(func.count()).select_from(Definition).where(*_conditions(shape))
+    if "state" in shape:
         rows = rows.join(Tenant, Tenant.slug == Definition.tenant)
     return rows
+
+
+def _conditions(shape: frozenset[str]) -> list[ColumnElement[bool]]:
+    conditions = {
+        "q": Definition.name.ilike(bindparam("q"), escape="\\"),
+        "duty": Definition.duty == bindparam("duty"),
+        "enabled": Definition.enabled == bindparam("enabled"),
+        "state": _state == bindparam("state"),
+    }
+    found = [Definition.tenant == bindparam("tenant")]
+    return found + [conditions[name] for name in sorted(shape)]
 
 
 async def states(engine: AsyncEngine, tenant: str | None = None) -> dict[str, int]:
@@ -215,16 +279,3 @@ async def of_names(engine: AsyncEngine, tenant: str, names: Sequence[str]) -> li
             Definition.tenant == tenant, Definition.name == func.any(list(names))
         )
         return list(await session.scalars(named))
-
-
-def _conditions(tenant: str, wanted: Wanted) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = [Definition.tenant == tenant]
-    if wanted.q:
-        found.append(Definition.name.icontains(wanted.q, autoescape=True))
-    if wanted.duty is not None:
-        found.append(Definition.duty == wanted.duty)
-    if wanted.enabled is not None:
-        found.append(Definition.enabled.is_(wanted.enabled))
-    if wanted.state is not None:
-        found.append(_state == wanted.state)
-    return found

@@ -74,7 +74,7 @@ async def pause(settings: Settings, reference: str, until: str | None, note: str
         raise session.Refused(f"--until: {until} has passed; give a time ahead.")
     async with session.database(settings) as engine:
         one = await session.definition(engine, reference)
-        await pausing.pause(engine, one.id, at, note)
+        await pausing.pause(engine, one.id, at, note, session.who())
     show.line(f"{reference} is paused{f' until {show.when(at, one.timezone)}' if at else ''}.")
     return 0
 
@@ -83,7 +83,7 @@ async def resume(settings: Settings, reference: str) -> int:
     """Let a definition run again."""
     async with session.database(settings) as engine:
         one = await session.definition(engine, reference)
-        await pausing.resume(engine, one.id)
+        await pausing.resume(engine, one.id, session.who())
         suspended = (await roster.read(engine, [])).suspended
     show.line(f"{reference} is resumed.")
     if one.tenant in suspended:
@@ -126,7 +126,7 @@ async def suspend(settings: Settings, tenant: str, reason: str | None) -> int:
     """Suspend a tenant."""
     async with session.database(settings) as engine:
         await _known_tenant(engine, tenant)
-        await tenants.suspend(engine, tenant, reason)
+        await tenants.suspend(engine, tenant, reason, session.who())
     show.line(f"{tenant} is suspended: nothing of it starts until `rota unsuspend {tenant}`.")
     return 0
 
@@ -135,7 +135,7 @@ async def unsuspend(settings: Settings, tenant: str) -> int:
     """Let a tenant's definitions run again."""
     async with session.database(settings) as engine:
         await _known_tenant(engine, tenant)
-        await tenants.unsuspend(engine, tenant)
+        await tenants.unsuspend(engine, tenant, session.who())
     show.line(f"{tenant} runs again.")
     return 0
 

@@ -30,6 +30,7 @@ def _own(error: BaseException) -> str | None:
     # Whoever did not import a module cannot have had its error.
     for module, name in (
         ("deployments.gateway", "PrefectError"),
+        ("deployments.inputs", "InvalidInput"),
         ("deployments.roster_file", "BadRoster"),
         ("deployments.runs", "CannotRun"),
         ("deployments.schedule", "InvalidSchedule"),

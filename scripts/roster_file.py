@@ -48,7 +48,7 @@ async def load(
     if errors:
         raise roster_file.BadRoster(errors)
     rows = [one.rows for one in rosters]
-    return await loading.load(engine, rows, prune=prune, dry_run=dry_run)
+    return await loading.load(engine, rows, prune=prune, dry_run=dry_run, who=session.who())
 
 
 async def load_command(

@@ -10,6 +10,7 @@ from typing import Any
 
 from deployments.gateway import Gateway
 from deployments.history import message, shown
+from deployments.inputs import declared, filled
 from deployments.runs import deployments_of, start
 from scripts import session, show
 from store import roster
@@ -29,6 +30,8 @@ async def run(settings: Settings, reference: str, param: list[str], wait: bool, 
         one = await session.definition(engine, reference)
         suspended = (await roster.read(engine, [])).suspended
     _check(one, suspended)
+    if inputs := declared(one.inputs):
+        parameters["input"] = filled(inputs, {**one.parameters, **parameters})["input"]
     async with session.prefect() as gateway:
         made = await start(gateway, await _deployment(gateway, one), parameters)
         if not json:

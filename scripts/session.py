@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 class Refused(Exception):
     """A command cannot do what it is asked; the message is what the user reads."""
+
+
+def who() -> str:
+    """Return how the audit names whoever calls a command."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as an id that has no name
+        name = f"uid {os.getuid()}"
+    return f"{name} (cli)"
 
 
 def prepare() -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -30,7 +29,7 @@ async def create(
             like = session.meant(tenant, known, "`rota tenants` names them")
             raise session.Refused(f"There is no tenant {tenant!r}{like}")
         called = name or (role if tenant is None else f"{tenant}-{role}")
-        secret, row = await tokens.create(engine, called, role, tenant, expires, _who())
+        secret, row = await tokens.create(engine, called, role, tenant, expires, session.who())
     if json:
         show.json({"token": secret, **_shown(row)})
         return 0
@@ -60,14 +59,10 @@ async def revoke(settings: Settings, token_id: str) -> int:
             f"{token_id!r} is no token's id; `rota token list` names them."
         ) from None
     async with session.database(settings) as engine:
-        if not await tokens.revoke(engine, wanted, _who()):
+        if not await tokens.revoke(engine, wanted, session.who()):
             raise session.Refused(f"There is no token {token_id}; `rota token list` names them.")
     show.line(f"{token_id} is revoked.")
     return 0
-
-
-def _who() -> str:
-    return f"{getpass.getuser()} (cli)"
 
 
 def _shown(row: Token) -> dict[str, object]:

@@ -84,7 +84,7 @@ async def beside(
     if position is not None:
         due["after_" if backwards else "before_"] = position[0].isoformat()
     sort = f"EXPECTED_START_TIME_{'ASC' if backwards else 'DESC'}"
-    found = await gateway.runs_where(chosen, sort, min(limit + TIES, PAGE))
+    found = await _first(gateway, chosen, sort, limit + TIES)
     # Prefect leaves open which of those comes first that are due at one instant.
     found.sort(key=_place, reverse=not backwards)
     if position is not None:
@@ -94,6 +94,18 @@ async def beside(
             if (_place(run) > position if backwards else _place(run) < position)
         ]
     return [shown(run) for run in found[:limit]]
+
+
+async def _first(
+    gateway: Gateway, chosen: Mapping[str, Any], sort: str, count: int
+) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}  # by id: pages shift when a run comes meanwhile
+    for offset in range(0, count, PAGE):
+        page = await gateway.runs_where(chosen, sort, count - offset, offset)
+        found |= {run["id"]: run for run in page}
+        if len(page) < PAGE:
+            break
+    return list(found.values())
 
 
 async def latest(gateway: Gateway, deployment_id: str, until: datetime) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from deployments.policy import Policy, sync
 from deployments.settle import remove_stale
 from deployments.spec import Deployed
 from store import changes as notes
-from store import roster, status
+from store import roster, status, tenants
 from store.changes import Look, Work
 from store.models import Definition
 from store.roster import Roster
@@ -95,6 +95,8 @@ class Reconciler:
         self.settings = settings
         self.policy = policy
         self.duties, self.broken = discover()
+        self._setting = asyncio.Lock()
+        self._heeded: dict[str, bool] = {}
 
     # -- everything
 
@@ -123,7 +125,7 @@ class Reconciler:
             work = await notes.note(self.engine, "drift", _subjects(comparison.plan.changes))
             work = work.joined_with(noted) if noted else work
             if noted:
-                await self._stop_or_go(noted, comparison.roster)
+                await self._stop_or_go(noted.tenants)
             await self._hold_suspended(comparison.roster)
             return await self._carry_out(comparison, work, progress)
 
@@ -137,7 +139,7 @@ class Reconciler:
     async def _deal_with(self, work: Work) -> Report:
         # By name as well: a note may be of a definition that another has taken the name of.
         found = await roster.read(self.engine, list(work.since), work.tenants, work.names)
-        await self._stop_or_go(work, found)
+        await self._stop_or_go(work.tenants)
         names = {f"{tenant}.{name}" for tenant, name in work.names}
         names |= {f"{one.tenant}.{one.name}" for one in found.definitions}
         there = await current.named(self.gateway, found.instance, names)
@@ -291,13 +293,23 @@ class Reconciler:
                 rows.append(row)
         await status.record(self.engine, rows)
 
-    async def _stop_or_go(self, work: Work, found: Roster) -> None:
-        """Stop or resume the queues of noted tenants, before anything slower."""
-        for tenant in sorted(work.tenants):
-            named = {one.work_pool for one in found.definitions if one.tenant == tenant}
-            # Without asking which pools there are: every call counts while runs are starting.
-            for pool in sorted({one for one in named if one} | {self.settings.work_pool}):
-                await self._pause_queue(pool, tenant, tenant in found.suspended)
+    async def heed(self) -> None:
+        """Stop or resume the queues of noted tenants; their notes stay, for the deployments."""
+        noted = await notes.tenants(self.engine)
+        self._heeded = {slug: flag for slug, flag in self._heeded.items() if slug in noted}
+        await self._stop_or_go(
+            slug for slug, suspended in noted.items() if self._heeded.get(slug) is not suspended
+        )
+
+    async def _stop_or_go(self, slugs: Iterable[str]) -> None:
+        """Stop or resume the queues of tenants, before anything slower."""
+        for slug in sorted(slugs):
+            async with self._setting:  # or what was read earlier could be set later
+                suspended, pools = await tenants.queues_of(self.engine, slug)
+                # Without asking which pools there are: every call counts while runs are starting.
+                for pool in sorted(pools | {self.settings.work_pool}):
+                    await self._pause_queue(pool, slug, suspended)
+                self._heeded[slug] = suspended
 
     async def _hold_suspended(self, found: Roster) -> None:
         """Stop the queues of suspended tenants that are not; what a person stopped stays so."""

@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -61,11 +62,13 @@ class Lead:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
         self.noted = asyncio.Event()
+        self.heard = asyncio.Event()
         self.gone = asyncio.Event()
 
     def wake(self, *_: object) -> None:
         """Say that there is something to do."""
         self.noted.set()
+        self.heard.set()
 
     def lose(self, *_: object) -> None:
         """Say that the connection has ended."""
@@ -173,7 +176,11 @@ class Watch:
             await asyncio.gather(leading, lost, return_exceptions=True)
 
     async def _lead(self, held: Lead) -> None:
-        async with _in_background(self._beat), _in_background(self._tell):
+        async with (
+            _in_background(self._beat),
+            _in_background(self._tell),
+            _in_background(partial(self._heed, held)),
+        ):
             nap = NAP_SECONDS
             sweep_at = datetime.now(UTC)
             while not held.lost:
@@ -271,6 +278,13 @@ class Watch:
     async def _beat(self) -> None:
         await asyncio.sleep(HEARTBEAT_SECONDS)
         await status.mark(self.engine, "watch", _self())
+
+    async def _heed(self, held: Lead) -> None:
+        """Stop and resume the queues of tenants at once, whatever else is being dealt with."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(held.heard.wait(), POLL_SECONDS)
+        held.heard.clear()
+        await self.reconciler.heed()
 
     async def _tell(self) -> None:
         """Let the rows know what has run, and what runs next."""

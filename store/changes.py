@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store.models import Change
+from store.models import Change, Tenant
 
 CHANNEL = "rota"
 """What the triggers notify."""
@@ -174,6 +174,18 @@ async def finish(engine: AsyncEngine, notes: Iterable[int], looks: Sequence[Look
         ]
         if rows:
             await session.execute(insert(Change), rows)
+
+
+async def tenants(engine: AsyncEngine) -> dict[str, bool]:
+    """Return the tenants that were written and not dealt with, and whether each is suspended."""
+    async with AsyncSession(engine) as session:
+        found = await session.execute(
+            select(Tenant.slug, Tenant.suspended)
+            .join(Change, Change.tenant == Tenant.slug)
+            .where(Change.name.is_(None))
+            .distinct()
+        )
+        return {slug: suspended for slug, suspended in found}  # noqa: C416 - for its types
 
 
 async def next_due(engine: AsyncEngine) -> float | None:

@@ -117,6 +117,18 @@ def _conditions(q: str | None, only: str | None) -> list[ColumnElement[bool]]:
     return found
 
 
+async def queues_of(engine: AsyncEngine, slug: str) -> tuple[bool, set[str]]:
+    """Return whether a tenant is suspended, and the work pools that its definitions name."""
+    async with AsyncSession(engine) as session:
+        suspended = await session.scalar(select(Tenant.suspended).where(Tenant.slug == slug))
+        pools = await session.scalars(
+            select(Definition.work_pool)
+            .where(Definition.tenant == slug, Definition.work_pool.is_not(None))
+            .distinct()
+        )
+        return bool(suspended), {pool for pool in pools if pool}
+
+
 async def suspend(
     engine: AsyncEngine, slug: str, reason: str | None, who: str | None = None
 ) -> bool:

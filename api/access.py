@@ -13,7 +13,8 @@ from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.problems import Refused
+from api.limits import App, Receive, Scope, Send
+from api.problems import Refused, refusal, response
 from deployments.entry import SLUG
 from store import tokens
 from store.tokens import Caller
@@ -54,17 +55,16 @@ class Guard:
             found, looked = known
             if now - looked < KNOWN_SECONDS:
                 return found
-        # One that has been good is looked up in any case: whoever guesses from behind the same
-        # proxy does not lock its holder out.
-        elif (wait := self._wait(address, now)) > 0:
-            raise Refused(
-                429,
-                f"Too many bad tokens from {address}; wait {wait:.0f} s.",
-                headers={"Retry-After": f"{wait:.0f}"},
-            )
+        # Looked up in any case: whoever guesses from behind the same proxy locks nobody out.
         looked_up = await tokens.caller(self.engine, secret) if _is_token(secret) else None
         if looked_up is None:
             self._known.pop(secret, None)
+            if (wait := self._wait(address, now)) > 0:
+                raise Refused(
+                    429,
+                    f"Too many bad tokens from this address; wait {wait:.0f} s.",
+                    headers={"Retry-After": f"{wait:.0f}"},
+                )
             self._note_failure(address, now)
             raise unknown()
         self._known[secret] = (looked_up, now)
@@ -99,16 +99,47 @@ def unknown() -> Refused:
     )
 
 
+class Gate:
+    """Turns away who holds no token, before anything of a body is read.
+
+    Args:
+        app: What answers.
+        guard: Knows the tokens.
+        base: What the paths begin with that need one.
+        free: Paths among them that need none.
+    """
+
+    def __init__(self, app: App, guard: Guard, base: str, free: frozenset[str]) -> None:
+        self._app = app
+        self._guard = guard
+        self._base = base
+        self._free = free
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, with its caller."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith(self._base) and path not in self._free:
+            try:
+                scope.setdefault("state", {})["caller"] = await self._known(scope)
+            except Exception as error:
+                await response(refusal(error), path)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _known(self, scope: Scope) -> Caller:
+        said = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, secret = (said[0] if said else b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise unknown()
+        client = scope.get("client")
+        return await self._guard.caller(secret.strip(), client[0] if client else "?")
+
+
 async def _caller(
     request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
-    if credentials is None:
-        raise unknown()
-    guard: Guard = request.app.state.rota.guard
-    address = request.client.host if request.client else "?"
-    found = await guard.caller(credentials.credentials, address)
-    request.state.caller = found
+    found: Caller = request.state.caller
     return found
 
 
@@ -146,21 +177,27 @@ def everywhere(caller: Caller) -> None:
         )
 
 
-HARMLESS_VARIABLES = frozenset({"isolation", "restart"})
+HARMLESS_VARIABLES: Mapping[str, tuple[object, ...]] = {
+    "isolation": ("none", "process"),
+    "restart": (True, False),
+}
+ABOUT_ALL = frozenset({"reconcile"})
+"""Duties that concern all tenants."""
 
 
 def check_power(
-    caller: Caller, now: Mapping[str, Any], wanted: Mapping[str, Any], where: str = ""
+    caller: Caller, now: Mapping[str, Any], wanted: Mapping[str, Any], duty: str, where: str = ""
 ) -> None:
-    """See that a caller may give a definition these job variables.
+    """See that a caller may give a definition this duty and these job variables.
 
-    Most of them (a command, an environment, an image) run what they name on the worker, which
+    Most variables (a command, an environment, an image) run what they name on the worker, which
     works for other tenants too.
 
     Args:
         caller: Who asks.
         now: The job variables that the definition has.
         wanted: Those that it is to have.
+        duty: The duty that it is to have.
         where: What stands before the field's name in the refusal.
 
     Raises:
@@ -168,11 +205,18 @@ def check_power(
     """
     if caller.role == "admin" and caller.tenant is None:
         return
-    for name in sorted({*now, *wanted} - HARMLESS_VARIABLES):
-        if now.get(name) != wanted.get(name):
-            said = "this decides what runs on the worker, and takes an admin token of all tenants"
+    if duty in ABOUT_ALL:
+        raise _beyond(f"{where}duty", "this duty concerns all tenants")
+    for name in sorted({*now, *wanted}):
+        harmless = name not in wanted or wanted[name] in HARMLESS_VARIABLES.get(name, ())
+        if now.get(name) != wanted.get(name) and not (name in HARMLESS_VARIABLES and harmless):
             field = f"{where}job_variables.{name[:60]}"
-            raise Refused(403, f"{field}: {said}.", [(field, said)])
+            raise _beyond(field, "this decides what runs on the worker")
+
+
+def _beyond(field: str, why: str) -> Refused:
+    said = f"{why}, and takes an admin token of all tenants"
+    return Refused(403, f"{field}: {said}.", [(field, said)])
 
 
 async def _tenant(

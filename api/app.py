@@ -22,7 +22,7 @@ from api import (
     runs,
     tenants,
 )
-from api.access import Guard
+from api.access import Gate, Guard
 from api.limits import Limits
 from api.state import State
 from deployments.duties import discover
@@ -31,6 +31,7 @@ from store import roster
 from store.settings import Settings
 
 BASE = "/api/v1"
+OPENAPI = "/openapi.json"
 
 DESCRIPTION = """\
 Periodic duties, defined in a database, run by Prefect.
@@ -56,7 +57,7 @@ async def make(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> Fas
         title="Rota",
         version=metadata.version("rota"),
         description=DESCRIPTION,
-        openapi_url=f"{BASE}/openapi.json",
+        openapi_url=f"{BASE}{OPENAPI}",
         docs_url=None,  # it would load its page from elsewhere
         redoc_url=None,
         redirect_slashes=False,
@@ -69,6 +70,8 @@ async def make(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> Fas
     app.include_router(health.router, prefix=BASE)
     app.include_router(health.router, include_in_schema=False)  # where probes look
     problems.install(app)
+    free = frozenset(f"{BASE}{path}" for path in ("/healthz", "/readyz", "/version", OPENAPI))
+    app.add_middleware(Gate, guard=app.state.rota.guard, base=f"{BASE}/", free=free)
     app.add_middleware(
         Limits,
         body_bytes=settings.api_body_bytes,

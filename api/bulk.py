@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ from deployments.roster_file import BadRoster, Parsed, Roster
 from store import loading, roster, tenants
 
 router = APIRouter(prefix="/tenants/{tenant}/definitions", tags=["definitions"])
+
+MOST = 10_000
+"""Definitions in one call."""
 
 JSON, YAML = "application/json", "application/yaml"
 
@@ -86,13 +90,18 @@ async def put_definitions(
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     # Off the loop: a thousand definitions take a moment to judge.
     wanted = await run_in_threadpool(_read, body, kind, tenant)
-    if await tenants.find(state.engine, tenant) is None:
+    owner = await tenants.find(state.engine, tenant)
+    if owner is None:
         raise no_tenant(tenant)
+    if wanted.title not in (None, owner.tenant.title):
+        raise unfit(f"title: PUT /tenants/{tenant} gives a tenant another; leave it out here")
     found = await roster.read(state.engine, [], [tenant])
     existing = {one.reference: one for one in found.definitions}
     for name, entry in wanted.entries.items():
         row = existing.get(f"{tenant}/{name}")
-        check_power(caller, row.job_variables if row else {}, entry.job_variables, f"{name}.")
+        check_power(
+            caller, row.job_variables if row else {}, entry.job_variables, entry.duty, f"{name}."
+        )
     errors = await run_in_threadpool(
         roster_file.check, [wanted], state.rules, datetime.now(UTC), existing
     )
@@ -129,6 +138,9 @@ def _read_json(body: bytes, tenant: str) -> Parsed:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise unfit(f"the body is no JSON: {error}") from None
+    named = document.get("definitions") if isinstance(document, dict) else None
+    if isinstance(named, list) and len(named) > MOST:
+        raise unfit(f"definitions: there are {len(named)}; send at most {MOST} at once")
     return roster_file.parse_documents([document], tenant)
 
 
@@ -137,6 +149,12 @@ def _without_tenant(tenant: str, errors: list[str]) -> list[str]:
     return [
         line.removeprefix(f"{tenant}/").replace(": ", ".", 1)
         if line.startswith(f"{tenant}/")
-        else line.removeprefix("document 1: ").removeprefix(f"{tenant}: ")
+        else re.sub(rf"^{tenant}, no\. (\d+): ", _at, line)
+        .removeprefix("document 1: ")
+        .removeprefix(f"{tenant}: ")
         for line in errors
     ]
+
+
+def _at(number: re.Match[str]) -> str:
+    return f"definitions.{int(number[1]) - 1}: "

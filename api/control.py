@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Body, Header, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
@@ -30,6 +31,9 @@ from store import pause as pausing
 from store.models import Definition
 
 router = APIRouter(prefix="/tenants/{tenant}/definitions/{name}", tags=["definitions"])
+
+REQUEST = "rota.request"
+"""The label of a run that says what was asked for, as a hash."""
 
 PATIENCE_SECONDS = 5.0
 """For how long the deployment of a definition that was written a moment ago is waited for."""
@@ -140,12 +144,16 @@ async def run_definition(
         raise Refused(409, f"The definition {row.reference} has a problem: {row.problem}")
     deployment = await _deployment(state, row)
     key = idempotency_key and _key(row, idempotency_key)
+    said = orjson.dumps(body.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    asked_for = hashlib.sha256(said).hexdigest()
     try:
-        made = await runs.start(state.gateway, deployment, given, key, body.at, caller.name)
+        made = await runs.start(
+            state.gateway, deployment, given, key, body.at, caller.name, {REQUEST: asked_for}
+        )
     except runs.CannotRun as refused:
         raise unfit(f"parameters: {refused}") from None
-    expected = {**(deployment.get("parameters") or {}), **given}
-    if key and (made["parameters"] != expected or _other_time(made, body.at)):
+    # What was asked for, not what came of it: the definition may have changed since.
+    if key and (made.get("labels") or {}).get(REQUEST) != asked_for:
         raise Refused(
             422,
             "The Idempotency-Key was used for another run of this definition; give another key.",
@@ -173,8 +181,7 @@ def _parameters(state: State, row: Definition, body: RunBody) -> Mapping[str, An
     # All of the definition's: its deployment may not have those yet that were written just now.
     given = {**row.parameters, **body.parameters}
     if inputs or body.inputs:
-        values = {name: value for name, value in body.inputs.items() if value is not None}
-        given["input"] = filled(inputs, given, values)["input"]
+        given = filled(inputs, given, body.inputs)
     if given:
         # As of its creation: what is asked for is a run, whatever the schedule says by now.
         judged = Definition(
@@ -246,10 +253,3 @@ def _suspended(tenant: str) -> Refused:
 def _key(row: Definition, key: str) -> str:
     # Prefect keeps keys by flow, which definitions of all tenants share.
     return f"rota-run:{row.id}:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def _other_time(made: Mapping[str, Any], at: datetime | None) -> bool:
-    due, created = (
-        datetime.fromisoformat(made[when]) for when in ("expected_start_time", "created")
-    )
-    return due - created > timedelta(seconds=1) if at is None else due != at

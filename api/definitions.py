@@ -279,7 +279,7 @@ def _entry(said: Mapping[str, Any]) -> Entry:
 
 async def _create(state: State, locked: Locked, entry: Entry, caller: Caller) -> Definition:
     assert locked.tenant is not None
-    check_power(caller, {}, entry.job_variables)
+    check_power(caller, {}, entry.job_variables, entry.duty)
     now = datetime.now(UTC)
     _check(state, locked.tenant.slug, entry, uuid4(), now, now)
     return await locked.create(entry.name, entry.values, caller.name)
@@ -288,14 +288,21 @@ async def _create(state: State, locked: Locked, entry: Entry, caller: Caller) ->
 async def _update(state: State, locked: Locked, entry: Entry, caller: Caller) -> Definition:
     row = locked.row
     assert row is not None
-    check_power(caller, row.job_variables, entry.job_variables)
+    check_power(caller, row.job_variables, entry.job_variables, entry.duty)
     if locked.differs(entry.values):  # or it was judged before, and a date may have passed since
-        _check(state, row.tenant, entry, row.id, row.created_at, datetime.now(UTC))
+        now = datetime.now(UTC)
+        _check(state, row.tenant, entry, row.id, row.created_at, now, row.last_run_at)
     return await locked.update(entry.values)
 
 
 def _check(
-    state: State, tenant: str, entry: Entry, id_: UUID, created_at: datetime, at: datetime
+    state: State,
+    tenant: str,
+    entry: Entry,
+    id_: UUID,
+    created_at: datetime,
+    at: datetime,
+    last_run_at: datetime | None = None,
 ) -> None:
     """See that a definition could become a deployment.
 
@@ -308,6 +315,7 @@ def _check(
         name=entry.name,
         created_at=created_at,
         updated_at=at,
+        last_run_at=last_run_at,
         **entry.values,
     )
     want(judged, state.rules, at)

@@ -14,12 +14,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+SINGLE = 1024 * 1024
+"""The largest body that concerns one thing, in bytes; the largest definition is under 700 KiB."""
+
+
 class Limits:
     """Refuses what is too large, and ends what takes too long.
 
     Args:
         app: What answers.
-        body_bytes: The largest body.
+        body_bytes: The largest body of a PUT of many definitions; others are at most `SINGLE`.
         seconds: How long a request may take, from its head on to the head of its answer.
         patient: Paths that may take as long as they like.
     """
@@ -52,22 +56,25 @@ class Limits:
         except TimeoutError:
             if not limit.expired():
                 raise
-            said = f"This took longer than {self._seconds:.0f} s, and was given up."
+            said = (
+                f"This took longer than {self._seconds:.0f} s, and was given up. Read again what "
+                "was to be written, if anything."
+            )
             await self._refuse(Refused(504, said), scope, receive, send, begun)
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         length = dict(scope["headers"]).get(b"content-length", b"")
         announced = int(length) if length.isdigit() else 0
-        too_large = Refused(
-            413, f"The body is larger than {self._body_bytes} bytes; send less at once."
-        )
+        many = scope["method"] == "PUT" and scope["path"].endswith("/definitions")
+        most = self._body_bytes if many else min(self._body_bytes, SINGLE)
+        too_large = Refused(413, f"The body is larger than {most} bytes; send less at once.")
         read = 0
 
         async def counted() -> MutableMapping[str, Any]:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if max(read, announced) > self._body_bytes:
+            if max(read, announced) > most:
                 raise too_large
             return message
 

@@ -123,7 +123,7 @@ def _read(field: str, cursor: str | None) -> list[Any] | None:
         return None
     try:
         key = orjson.loads(base64.urlsafe_b64decode(cursor.encode() + b"=="))
-        if isinstance(key, list):
+        if isinstance(key, list) and "\0" not in str(key):
             return key
     except ValueError:
         pass

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 AWAY_CLASSES = ("08", "53", "57")
 """Classes of SQLSTATE: no connection, no resources left, an operator intervenes."""
+MOST = 50
+"""Faults that an answer tells of."""
 AGAIN_SECONDS = 5
 """After how long to try again what failed because a server is away."""
 
@@ -82,7 +84,7 @@ class Refused(HTTPException):
 
 def unfit(*lines: str) -> Refused:
     """Return the refusal of values that do not fit; each line is `field: what is wrong`."""
-    errors = [_faulty(line) for line in lines]
+    errors = [_faulty(line) for line in lines[:MOST]]
     return Refused(422, "; ".join(lines)[:1000], errors)
 
 
@@ -90,6 +92,13 @@ def install(app: FastAPI) -> None:
     """Let every error of `app` be answered as a problem."""
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, _answering(handler))
+
+
+def refusal(error: Exception) -> Refused:
+    """Return how an error is answered."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    refused: Refused = handler(error)
+    return refused
 
 
 def response(refused: Refused, path: str) -> Response:
@@ -129,7 +138,7 @@ def _http(error: HTTPException) -> Refused:
 
 def _invalid(error: RequestValidationError) -> Refused:
     faults = []
-    for one in error.errors():
+    for one in error.errors()[:MOST]:
         _, *where = one["loc"]  # the first says whether it is of the path, the query or the body
         path = ".".join(str(part) for part in where)
         said = one["msg"].removeprefix("Value error, ")
@@ -160,6 +169,12 @@ def _database(error: DBAPIError) -> Refused:
         return Refused(422, f"The database refuses it: {said}.", [_faulty(said)])
     if code.startswith("22"):
         return Refused(422, f"The database refuses a value: {cause}.")
+    if code == "55P03" or code[:2] == "40":
+        return Refused(
+            503,
+            "Somebody else writes the same just now; nothing was written.",
+            headers={"Retry-After": "1"},
+        )
     if error.connection_invalidated or code[:2] in AWAY_CLASSES:
         return _away(error)
     logger.error("The definitions database does not do it", exc_info=error)
@@ -167,10 +182,11 @@ def _database(error: DBAPIError) -> Refused:
 
 
 def _away(error: BaseException) -> Refused:
-    logger.warning("The definitions database does not answer: %s", error)
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    logger.warning("The definitions database does not answer: %s", first[0])
     return Refused(
         503,
-        "The definitions database does not answer; nothing was written.",
+        "The definitions database does not answer. Read again what was to be written, if anything.",
         headers={"Retry-After": str(AGAIN_SECONDS)},
     )
 

@@ -100,6 +100,7 @@ async def suspend_tenant(
     What its definitions say stays as it is: one that is paused is still paused afterwards. Runs
     that have begun go on.
     """
+    everywhere(caller)
     if not await tenants.suspend(state_of(request).engine, tenant, body.reason, caller.name):
         raise no_tenant(tenant)
     return await _answer(request, tenant)
@@ -108,6 +109,7 @@ async def suspend_tenant(
 @router.post("/{tenant}/resume", response_model=documents.Tenant, responses=declared(404))
 async def resume_tenant(request: Request, caller: Admin, tenant: TenantSlug) -> Response:
     """Let a suspended tenant's definitions run again."""
+    everywhere(caller)
     if not await tenants.unsuspend(state_of(request).engine, tenant, caller.name):
         raise no_tenant(tenant)
     return await _answer(request, tenant)

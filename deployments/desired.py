@@ -325,10 +325,10 @@ def _description(definition: Definition, duty: Duty) -> str | None:
 
 def _tags(definition: Definition) -> list[str]:
     for tag in definition.tags:
-        if tag.startswith("rota:") or not tag or len(tag) > 100:
+        if tag.startswith(("rota:", "rota.")) or not tag or len(tag) > 100:
             raise Problem(
                 f"tags: {_short(tag)} cannot be a tag; use 1 to 100 characters that do not begin "
-                "with 'rota:'"
+                "with 'rota:' or 'rota.'"
             )
     return list(dict.fromkeys(definition.tags))
 

@@ -273,6 +273,7 @@ class Gateway:
         idempotency_key: str | None = None,
         at: datetime | None = None,
         tags: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Make a run that is due at an instant, or now.
 
@@ -282,8 +283,11 @@ class Gateway:
             idempotency_key: Makes a second call with the same key return the first one's run.
             at: When it is due; None for now.
             tags: To be added to the deployment's.
+            labels: Likewise.
         """
         body: dict[str, Any] = {"parameters": parameters, "tags": list(tags)}
+        if labels:
+            body["labels"] = dict(labels)
         if idempotency_key:
             body["idempotency_key"] = idempotency_key
         if at is not None:

@@ -9,6 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+MOST = 50
+"""So many faults are told of one document; finding the names that were meant takes time."""
+
 
 def lines(
     error: ValidationError, model: type[BaseModel], surplus: Mapping[str, str] | None = None
@@ -21,7 +24,11 @@ def lines(
         surplus: What to say of keys that the model has not, if there is more to say.
     """
     surplus = surplus or {}
-    for one in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for number, one in enumerate(found):
+        if number == MOST:
+            yield f"and {len(found) - MOST} more"
+            return
         where = one["loc"]
         path = ".".join(str(part) for part in where)
         said = str(one.get("ctx", {}).get("error", ""))

@@ -48,6 +48,9 @@ _SURPLUS = {
 }
 
 
+MOST_ERRORS = 200
+
+
 @dataclass
 class Roster:
     """What a file says of one tenant."""
@@ -146,6 +149,9 @@ def _parse_document(where: str, document: Any, tenant: str | None, parsed: Parse
         )
         return
     for number, one in enumerate(definitions, 1):
+        if len(parsed.errors) >= MOST_ERRORS:
+            parsed.errors.append(f"{roster.tenant}: definitions: no more than these are told")
+            return
         _parse_definition(number, one, roster, parsed)
 
 
@@ -166,8 +172,11 @@ def _roster(where: str, said: Any, tenant: str | None, parsed: Parsed) -> Roster
 def _parse_title(title: Any, roster: Roster, parsed: Parsed) -> None:
     if title is None:
         return
-    if not isinstance(title, str) or is_text(title):
-        parsed.errors.append(f"{roster.tenant}: title: {short(title)} does not fit; give a text")
+    if not isinstance(title, str) or is_text(title) or len(title) > 255:
+        parsed.errors.append(
+            f"{roster.tenant}: title: {short(title)} does not fit; give a text of at most 255 "
+            "characters"
+        )
     elif roster.title not in (None, title):
         parsed.errors.append(f"{roster.tenant}: title: it stands twice and differs; keep one")
     else:
@@ -243,6 +252,7 @@ def check(
                 name=name,
                 created_at=made,
                 updated_at=at,
+                last_run_at=row.last_run_at if row is not None else None,
                 **entry.values,
             )
             try:

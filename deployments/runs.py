@@ -49,6 +49,7 @@ async def start(
     idempotency_key: str | None = None,
     at: datetime | None = None,
     by: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make a run of a deployment, as Prefect answers with it.
 
@@ -59,6 +60,7 @@ async def start(
         idempotency_key: Makes a second call with the same key return the first one's run.
         at: When it is due; None for now.
         by: Who asks for it, for the history.
+        labels: To be put on the run.
 
     Raises:
         CannotRun: A parameter is none of the duty's. (Prefect would make a run that crashes.)
@@ -71,7 +73,9 @@ async def start(
             meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
             raise CannotRun(f"The duty takes no parameter {name!r}; {meant}")
     tags = [] if by is None else [f"{BY}{by}"]
-    return await gateway.create_run(str(deployment["id"]), parameters, idempotency_key, at, tags)
+    return await gateway.create_run(
+        str(deployment["id"]), parameters, idempotency_key, at, tags, labels
+    )
 
 
 async def _deployment(gateway: Gateway, reference: str) -> dict[str, Any]:

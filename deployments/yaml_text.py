@@ -25,7 +25,10 @@ LARGEST = 5 * 1024 * 1024
 """Bytes."""
 
 MOST_NODES = 1_000_000
-"""Values in one document with every alias written out."""
+"""Values in a file with every alias written out."""
+
+FEW_NODES = 20_000
+"""So many in any file; beyond, no more than it has characters, which takes no aliases."""
 
 DEEPEST = 100
 """Lists and objects in one another; libyaml would crash at some thousands."""
@@ -163,10 +166,12 @@ def _documents(text: str) -> Iterator[Any]:
     loader = _Loader(text)
     try:
         _check_depth(text)
+        weight = 0
         while loader.check_node():
             node = loader.get_node()
             assert node is not None
-            if _weigh(node, {}) > MOST_NODES:
+            weight += _weigh(node, {})
+            if weight > min(MOST_NODES, max(FEW_NODES, len(text))):
                 raise Unreadable("its aliases stand for too many values; write them out")
             yield loader.construct_document(node)
     except yaml.MarkedYAMLError as error:

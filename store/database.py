@@ -87,9 +87,15 @@ def engine(address: URL, *, quick: bool = False) -> AsyncEngine:
         pool_size=10 if quick else 5,
         pool_pre_ping=not quick,
         json_deserializer=orjson.loads,
+        hide_parameters=True,  # they hold what a definition's user may think secret
         connect_args={
             "timeout": 10,
-            "server_settings": {"application_name": application_name(), "timezone": "UTC"},
+            "server_settings": {
+                "application_name": application_name(),
+                "timezone": "UTC",
+                # Whoever waits for a lock holds a connection that others wait for.
+                **({"lock_timeout": "4s"} if quick else {}),
+            },
         },
     )
 

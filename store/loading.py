@@ -90,7 +90,11 @@ async def _load_tenant(
     if tenant.title is not None:
         row.title = tenant.title
     found = await session.scalars(
-        select(Definition).where(Definition.tenant == tenant.slug).with_for_update()
+        # In the order in which `watch` writes them too, or the two could wait for one another.
+        select(Definition)
+        .where(Definition.tenant == tenant.slug)
+        .order_by(Definition.id)
+        .with_for_update()
     )
     rows = {one.name: one for one in found}
     if prune:

@@ -20,7 +20,7 @@ async def pause(
     who: str | None = None,
 ) -> None:
     """Pause a definition until an instant, or until somebody resumes it."""
-    when: dict[str, object] = {"enabled": False} if until is None else {"paused_until": until}
+    when: dict[str, object] = {"enabled": until is not None, "paused_until": until}
     await _write(engine, definition_id, who, when | {"pause_note": note})
 
 

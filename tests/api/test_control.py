@@ -98,34 +98,26 @@ async def test_nothing_is_resumed_while_its_tenant_is_suspended(
     assert (found["state"], found["pause_note"]) == ("paused", "Mine")
 
 
-@pytest.mark.parametrize(
-    ("columns", "field"),
-    [
-        ({"cron": "0 0 30 2 *"}, "cron"),
-        ({"cron": "61 * * * *"}, "cron"),
-        ({"cron": "0 3 * * *", "ends_at": "2026-01-01 00:00Z"}, None),
-        ({"run_at": "2026-01-01 00:00Z"}, None),
-    ],
-)
 async def test_what_has_no_next_date_is_not_resumed(
-    api: Any,
-    acme: str,
-    definitions: str,
-    sql: asyncpg.Connection,
-    columns: dict[str, str],
-    field: str | None,
+    api: Any, acme: str, definitions: str, sql: asyncpg.Connection
 ) -> None:
-    values = ", ".join(f"'{value}'" for value in columns.values())
-    await sql.execute(
-        f"insert into definitions (tenant, name, duty, enabled, {', '.join(columns)}) "
-        f"values ($1, 'done', 'workflow_run', false, {values})",
-        acme,
-    )
-    answer = await api.post(f"{definitions}/done/resume")
-    assert answer.status_code == 409
-    assert answer.json()["detail"].startswith("It cannot be resumed: ")
-    assert [one["field"] for one in answer.json()["errors"]] == ([field] if field else [])
-    assert (await api.get(f"{definitions}/done")).json()["enabled"] is False
+    for name, columns, values, fields in (
+        ("a", "cron", "'0 0 30 2 *'", ["cron"]),
+        ("b", "cron", "'61 * * * *'", ["cron"]),
+        ("c", "cron, ends_at", "'0 3 * * *', '2026-01-01 00:00Z'", []),
+        ("d", "run_at", "'2026-01-01 00:00Z'", []),
+    ):
+        await sql.execute(
+            f"insert into definitions (tenant, name, duty, enabled, {columns}) "
+            f"values ($1, $2, 'workflow_run', false, {values})",
+            acme,
+            name,
+        )
+        answer = await api.post(f"{definitions}/{name}/resume")
+        assert answer.status_code == 409, columns
+        assert answer.json()["detail"].startswith("It cannot be resumed: ")
+        assert [one["field"] for one in answer.json()["errors"]] == fields
+        assert (await api.get(f"{definitions}/{name}")).json()["enabled"] is False
 
 
 async def test_what_runs_on_demand_only_is_resumed_all_the_same(
@@ -205,24 +197,22 @@ async def test_what_is_over_by_its_schedule_runs_on_demand(
     assert (await api.post(f"{plain}/run", json={})).status_code == 202
 
 
-@pytest.mark.parametrize(
-    ("parameters", "field"),
-    [
-        ({"workflow": "x"}, "parameters.workflow"),
-        ({"workflow_id": 1}, "parameters.workflow_id"),
-        ({"workflow_id": ""}, "parameters.workflow_id"),
-        ({"deadline_seconds": -1}, "parameters.deadline_seconds"),
-        ({"input": {"a": {"__prefect_kind": "jinja", "template": "{{ 1 }}"}}}, "parameters"),
-        ({"workflow_id": {"__prefect_kind": "json", "value": "1"}}, "parameters"),
-        ({"input": {"a": [{"$ref": {"block_document_id": "x"}}]}}, "parameters"),
-    ],
+UNFIT: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"workflow": "x"}, "parameters.workflow"),
+    ({"workflow_id": 1}, "parameters.workflow_id"),
+    ({"workflow_id": ""}, "parameters.workflow_id"),
+    ({"deadline_seconds": -1}, "parameters.deadline_seconds"),
+    ({"input": {"a": {"__prefect_kind": "jinja", "template": "{{ 1 }}"}}}, "parameters"),
+    ({"workflow_id": {"__prefect_kind": "json", "value": "1"}}, "parameters"),
+    ({"input": {"a": [{"$ref": {"block_document_id": "x"}}]}}, "parameters"),
 )
-async def test_parameters_that_do_not_fit_are_refused_and_make_no_run(
-    api: Any, plain: str, parameters: dict[str, Any], field: str
-) -> None:
-    answer = await api.post(f"{plain}/run", json={"parameters": parameters})
-    assert answer.status_code == 422
-    assert [one["field"] for one in answer.json()["errors"]] == [field]
+
+
+async def test_parameters_that_do_not_fit_are_refused_and_make_no_run(api: Any, plain: str) -> None:
+    for parameters, field in UNFIT:
+        answer = await api.post(f"{plain}/run", json={"parameters": parameters})
+        assert answer.status_code == 422, parameters
+        assert [one["field"] for one in answer.json()["errors"]] == [field]
     assert (await api.get(f"{plain}/runs")).json()["total"] == 0
 
 
@@ -294,9 +284,11 @@ async def test_a_value_of_4096_bytes_is_taken(api: Any, nightly: str) -> None:
 
 
 async def test_inputs_of_what_declares_none_are_refused(api: Any, plain: str) -> None:
-    answer = await api.post(f"{plain}/run", json={"inputs": {"a": "b"}})
-    assert answer.status_code == 422
-    assert answer.json()["detail"] == ("inputs.a: nothing of this name is declared; there are none")
+    for value in ("b", None):
+        answer = await api.post(f"{plain}/run", json={"inputs": {"a": value}})
+        assert answer.status_code == 422
+        expected = "inputs.a: nothing of this name is declared; there are none"
+        assert answer.json()["detail"] == expected
 
 
 async def test_a_pattern_is_matched_in_bounded_time(
@@ -376,3 +368,15 @@ async def test_a_key_that_is_empty_or_endless_is_refused(api: Any, plain: str) -
         answer = await api.post(f"{plain}/run", json={}, headers={"Idempotency-Key": key})
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+async def test_a_retry_finds_its_run_though_the_definition_has_changed(
+    api: Any, plain: str, watch: Any
+) -> None:
+    key = {"Idempotency-Key": "k1"}
+    first = await api.post(f"{plain}/run", json={}, headers=key)
+    changed = await api.patch(plain, json={"parameters": {"workflow_id": "other"}})
+    assert changed.status_code == 200
+    await watch.settle()
+    again = await api.post(f"{plain}/run", json={}, headers=key)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])

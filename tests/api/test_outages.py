@@ -71,7 +71,7 @@ async def wire(database_url: str, short_home: Path) -> AsyncIterator[tuple[Wire,
     wire = Wire(f"{address.query['host']}/.s.PGSQL.5432")
     server = await asyncio.start_unix_server(wire.serve, short_home / ".s.PGSQL.5432")
     through = address.update_query_dict({"host": str(short_home)})
-    async with database.opened(through) as engine:
+    async with database.opened(through, quick=True) as engine:  # as `rota serve` has it
         yield wire, engine
     wire.sever()
     server.close()
@@ -105,10 +105,25 @@ async def test_every_route_says_so_while_the_database_is_away_and_goes_on_afterw
             if str(route) != "GET /readyz":
                 assert answer.headers["Retry-After"] == "5"
                 assert answer.json()["detail"] == (
-                    "The definitions database does not answer; nothing was written."
+                    "The definitions database does not answer. Read again what was to be written, "
+                    "if anything."
                 )
     line.mend()
     assert (await api.get(f"/tenants/{acme}")).status_code == 200
+
+
+async def test_after_a_restart_of_the_database_no_more_than_one_call_is_refused(
+    build: Any, acme: str, wire: tuple[Wire, Any]
+) -> None:
+    line, engine = wire
+    api = await build(engine=engine)
+    await api.token("admin")
+    await asyncio.gather(*(api.get(f"/tenants/{acme}") for _ in range(5)))
+    line.sever()
+    line.mend()
+    first, *others = [(await api.get(f"/tenants/{acme}")).status_code for _ in range(6)]
+    assert first in (200, 503)
+    assert others == [200] * 5
 
 
 async def test_a_token_that_is_not_known_is_not_refused_while_the_database_is_away(

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import pytest
 
 from api import previews
 from deployments.schedule import build
@@ -34,17 +33,14 @@ async def test_a_cron_is_told_in_words_with_its_next_dates_in_the_zone_and_in_ut
     }
 
 
-@pytest.mark.parametrize(
-    ("cron", "words"),
-    [
+async def test_crons_are_told_in_words(api: Any) -> None:
+    for cron, words in (
         ("*/5 * * * *", "Every 5 minutes"),
         ("0 9 * * MON-FRI", "At 09:00, Monday through Friday"),
         ("@daily", "At 00:00"),
         ("0 0 1 JAN *", "At 00:00, on day 1 of the month, only in January"),
-    ],
-)
-async def test_crons_in_words(api: Any, cron: str, words: str) -> None:
-    assert (await _preview(api, cron=cron))["words"] == words
+    ):
+        assert (await _preview(api, cron=cron))["words"] == words
 
 
 async def test_intervals_and_single_dates_are_told_too(api: Any) -> None:
@@ -112,45 +108,45 @@ async def test_two_day_fields_joined_by_or_are_warned_of(api: Any) -> None:
 # -- what does not fit
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"cron": "61 * * * *"}, "cron"),
-        ({"cron": "* * * * * *"}, "cron"),
-        ({"cron": "nonsense"}, "cron"),
-        ({"cron": "* * * * *", "timezone": "Berlin"}, "timezone"),
-        ({"cron": "* * * * *", "timezone": "../../etc/passwd"}, "timezone"),
-        ({"interval_seconds": 59}, "interval_seconds"),
-        ({"interval_seconds": 10**30}, "interval_seconds"),
-        ({"cron": "* * * * *", "interval_seconds": 60}, "cron"),
-        ({"anchor_at": SINCE}, "anchor_at"),
-        ({"cron": "* * * * *", "count": 0}, "count"),
-        ({"cron": "* * * * *", "count": 101}, "count"),
-        ({"cron": "* * * * *", "since": "now"}, "since"),
-        ({"corn": "* * * * *"}, "corn"),
-    ],
+UNFIT: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"cron": "61 * * * *"}, "cron"),
+    ({"cron": "* * * * * *"}, "cron"),
+    ({"cron": "nonsense"}, "cron"),
+    ({"cron": "* * * * *", "timezone": "Berlin"}, "timezone"),
+    ({"cron": "* * * * *", "timezone": "../../etc/passwd"}, "timezone"),
+    ({"interval_seconds": 59}, "interval_seconds"),
+    ({"interval_seconds": 10**30}, "interval_seconds"),
+    ({"cron": "* * * * *", "interval_seconds": 60}, "cron"),
+    ({"anchor_at": SINCE}, "anchor_at"),
+    ({"cron": "* * * * *", "count": 0}, "count"),
+    ({"cron": "* * * * *", "count": 101}, "count"),
+    ({"cron": "* * * * *", "since": "now"}, "since"),
+    ({"corn": "* * * * *"}, "corn"),
 )
-async def test_what_does_not_fit_is_named(api: Any, body: dict[str, Any], field: str) -> None:
-    answer = await api.post("/preview", json=body)
-    assert answer.status_code == 422
-    assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"cron": "0 0 29 2 *"},
-        {"cron": "0 2 29 2 MON", "day_and": True, "timezone": "Europe/Berlin"},
-        {"cron": "* 2 * * *", "timezone": "Europe/Berlin"},
-        {"cron": "0 0 1 1 *", "since": "8990-01-01T00:00:00Z", "timezone": "America/New_York"},
-        {"interval_seconds": 10 * 365 * 86_400},
-    ],
+async def test_what_does_not_fit_is_named(api: Any) -> None:
+    for body, field in UNFIT:
+        answer = await api.post("/preview", json=body)
+        assert answer.status_code == 422, body
+        assert [one["field"] for one in answer.json()["errors"]] == [field]
+
+
+LONG: tuple[dict[str, Any], ...] = (
+    {"cron": "0 0 29 2 *"},
+    {"cron": "0 2 29 2 MON", "day_and": True, "timezone": "Europe/Berlin"},
+    {"cron": "* 2 * * *", "timezone": "Europe/Berlin"},
+    {"cron": "0 0 1 1 *", "since": "8990-01-01T00:00:00Z", "timezone": "America/New_York"},
+    {"interval_seconds": 10 * 365 * 86_400},
 )
-async def test_no_schedule_takes_long_to_preview(api: Any, body: dict[str, Any]) -> None:
+
+
+async def test_no_schedule_takes_long_to_preview(api: Any) -> None:
     """Whoever waits for the answer is not alone: the API has one thread for all."""
-    began = time.perf_counter()
-    await _preview(api, **body, count=previews.MOST)
-    assert time.perf_counter() - began < 2
+    for body in LONG:
+        began = time.process_time()
+        await _preview(api, **body, count=previews.MOST)
+        assert time.process_time() - began < 1, body
 
 
 # -- of a definition

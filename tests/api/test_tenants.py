@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 import asyncpg
-import pytest
 
 from deployments.gateway import Gateway
 
@@ -56,13 +55,11 @@ async def test_of_many_who_create_one_slug_at_once_one_does(
     assert len(await _audited(sql)) == 1
 
 
-@pytest.mark.parametrize(
-    "slug", ["", "Acme", "a--b", "-a", "a_b", "a" * 64, "a/b", "\u00e4", "a\n"]
-)
-async def test_what_is_no_slug_is_refused(api: Any, slug: str) -> None:
-    answer = await api.post("/tenants", json={"slug": slug})
-    assert answer.status_code == 422
-    assert [one["field"] for one in answer.json()["errors"]] == ["slug"]
+async def test_what_is_no_slug_is_refused(api: Any) -> None:
+    for slug in ("", "Acme", "a--b", "-a", "a_b", "a" * 64, "a/b", "\u00e4", "a\n", 1, None):
+        answer = await api.post("/tenants", json={"slug": slug})
+        assert answer.status_code == 422, slug
+        assert [one["field"] for one in answer.json()["errors"]] == ["slug"]
 
 
 async def test_a_tenant_gets_another_title_or_none(

@@ -1,0 +1,89 @@
+"""The whole OpenAPI document, called by a machine in the name of each role.
+
+What `st run` makes up is bounded, and the same at every run: its examples, each boundary of each
+field, and some cases at random. `schemathesis_hooks.py` leads them to where there is something.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+pytestmark = pytest.mark.acceptance
+
+HERE = Path(__file__).parent
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+SECONDS = 240
+"""It takes half a minute in all, on two cores with nothing else to do."""
+
+
+@pytest.fixture
+async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition: Any) -> str:
+    """Makes what the calls are about, with a run; returns the run's id."""
+    await sql.execute("insert into tenants (slug) values ('acme'), ('globex')")
+    # `/readyz` answers 503 where nobody leads, and that is no failure.
+    await sql.execute("insert into marks (name, at) values ('watch', '2100-01-01')")
+    await remote.post("/tenants/acme/definitions", json=a_definition("nightly-sync"))
+    await watch.settle()
+    asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})
+    return str(asked.json()["id"])
+
+
+async def _tried_out(remote: Any, served: Any, run_id: str, who: str, *options: str) -> None:
+    """Has the API called in somebody's name, and fails with the report if it is found wanting."""
+    env = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+        "PYTHONPATH": str(HERE),
+        "ROTA_TEST_URL": served.url,
+        "ROTA_TEST_ADMIN": await remote.token("admin"),
+        "ROTA_TEST_ANY_TENANT": str(int("@" not in who)),
+        "ROTA_TEST_RUN": run_id,
+    }
+    command = [
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+        *("run", f"{served.url}/api/v1/openapi.json", "--checks", ",".join(CHECKS)),
+        *("--header", f"Authorization: Bearer {await remote.token(who)}"),
+        *("--seed", "1", "--no-color", "--continue-on-failure", "--warnings", "off"),
+        *options,
+    ]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        env=env,
+        cwd=served.log.parent,  # it leaves files behind
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{served.log.read_text()[-5000:]}"
+    assert "Tested: " in done.stdout
+    assert "No issues found" in done.stdout
+
+
+async def test_an_administrator_finds_no_answer_that_was_not_declared(
+    remote: Any, served: Any, run_id: str
+) -> None:
+    phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "30")
+    await _tried_out(remote, served, run_id, "admin", *phases)
+
+
+async def test_no_other_role_finds_an_answer_that_was_not_declared(
+    remote: Any, served: Any, run_id: str
+) -> None:
+    phases = ("--phases", "examples,fuzzing", "--max-examples", "10")
+    for who in ("admin@acme", "editor@acme", "viewer", "worker"):
+        await _tried_out(remote, served, run_id, who, *phases)

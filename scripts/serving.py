@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -45,6 +46,9 @@ async def _serve(settings: Settings) -> int:
             )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         app = await make(settings, engine, gateway)
+        # What is loaded stays: looking through all of it held every request up for 0.1 s.
+        gc.collect()
+        gc.freeze()
         config = uvicorn.Config(
             app,
             host=settings.api_host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import NoResultFound
 
 from api import documents
 from api.access import Editor, TenantSlug, check_power, no_tenant
@@ -107,9 +109,13 @@ async def put_definitions(
     )
     if errors:
         raise unfit(*_without_tenant(tenant, errors))
-    written = await loading.load(
-        state.engine, [wanted.rows], prune=prune, dry_run=dry_run, who=caller.name
-    )
+    rows = replace(wanted.rows, make=False)
+    try:
+        written = await loading.load(
+            state.engine, [rows], prune=prune, dry_run=dry_run, who=caller.name
+        )
+    except NoResultFound:  # it was deleted meanwhile
+        raise no_tenant(tenant) from None
     return documents.answer(
         {
             what: [reference.partition("/")[2] for reference in getattr(written, what)]

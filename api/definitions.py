@@ -347,7 +347,7 @@ def _key(key: list[Any] | None, newest: bool, field: str) -> tuple[Any, ...] | N
     try:
         at, id_ = key
         created = datetime.fromisoformat(at)
-        if created.utcoffset() is not None:
+        if created.utcoffset() is not None and 1900 <= created.year < 9000:
             return created, UUID(id_)
     except (ValueError, TypeError, AttributeError):
         pass

@@ -217,7 +217,7 @@ def _key(key: list[Any] | None, field: str) -> tuple[datetime, str] | None:
     try:
         due, id_ = key
         at = datetime.fromisoformat(due)
-        if at.utcoffset() is not None:
+        if at.utcoffset() is not None and 1900 <= at.year < 9000:
             return at.astimezone(UTC), str(UUID(id_))
     except (ValueError, TypeError, AttributeError, OverflowError):
         pass

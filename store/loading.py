@@ -27,11 +27,13 @@ class TenantRows:
         slug: The tenant.
         definitions: By name, all spec columns of each.
         title: The tenant's title; None leaves it as it is.
+        make: Whether it is made if it is missing.
     """
 
     slug: str
     definitions: Mapping[str, Mapping[str, Any]]
     title: str | None = None
+    make: bool = True
 
 
 @dataclass
@@ -56,13 +58,14 @@ async def load(
 
     Args:
         engine: The database.
-        tenants: What is to be there. Tenants that are missing are made.
+        tenants: What is to be there.
         prune: Also delete definitions of these tenants that are not named.
         dry_run: Take everything back in the end, after the database has judged it.
         who: In whose name; None for that of the database's user.
 
     Raises:
         sqlalchemy.exc.IntegrityError: A value breaks a constraint of the tables.
+        sqlalchemy.exc.NoResultFound: A tenant is missing, and is not to be made.
     """
     loaded = Loaded()
     async with writing(engine, who) as session:
@@ -85,7 +88,8 @@ def differing(row: Definition, values: Mapping[str, Any]) -> dict[str, Any]:
 async def _load_tenant(
     session: AsyncSession, tenant: TenantRows, prune: bool, who: str | None, loaded: Loaded
 ) -> None:
-    await session.execute(insert(Tenant).values(slug=tenant.slug).on_conflict_do_nothing())
+    if tenant.make:
+        await session.execute(insert(Tenant).values(slug=tenant.slug).on_conflict_do_nothing())
     row = await session.get_one(Tenant, tenant.slug, with_for_update=True)
     if tenant.title is not None:
         row.title = tenant.title

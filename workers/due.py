@@ -156,10 +156,13 @@ class Due:
         )
 
     async def overtaken(self, run: FlowRun, pool: WorkPool) -> bool:
-        """Whether a limit was passed by this run's claim, and by none before it.
+        """Whether a limit was passed by this run's claim, and by none before it; or it is paused.
 
-        Two workers may each have found room for one more.
+        Two workers may each have found room for one more, and a claim may take a while.
         """
+        await self.refresh(run)
+        if not self.open(run):
+            return True
         limits: list[tuple[int, WorkQueueFilter | None]] = []
         if pool.concurrency_limit is not None:
             limits.append((pool.concurrency_limit, None))

@@ -322,7 +322,7 @@ class InlineWorker(ProcessWorker):
             await hand_back(self.client, run.flow_run, "It was put off.")
             return False
         if await self._due.overtaken(run.flow_run, self.work_pool):
-            await hand_back(self.client, run.flow_run, "Its queue or pool is at its limit.")
+            await hand_back(self.client, run.flow_run, "Its queue is paused, or at its limit.")
             return False
         return True
 

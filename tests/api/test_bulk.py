@@ -358,6 +358,18 @@ async def test_a_definition_that_is_created_meanwhile_is_seen(
     assert (await putting).json() == {**NOTHING, "created": ["a"], "deleted": ["late"]}
 
 
+async def test_a_tenant_that_is_deleted_meanwhile_is_not_made_anew(
+    api: Any, acme: str, definitions: str, a_definition: Any, sql: asyncpg.Connection, blocked: Any
+) -> None:
+    await api.token("editor")
+    async with sql.transaction():
+        await sql.execute("delete from tenants where slug = $1", acme)
+        putting = asyncio.ensure_future(_put(api, definitions, a_definition("a")))
+        await blocked()
+    assert (await putting).status_code == 404
+    assert await sql.fetchval("select count(*) from tenants") == 0
+
+
 async def test_a_thousand_definitions_are_written_at_once(
     api: Any, definitions: str, a_definition: Any
 ) -> None:

@@ -126,7 +126,8 @@ async def test_one_apply_at_a_time(api: Any, sql: asyncpg.Connection, watch: Any
         first = asyncio.ensure_future(api.post("/apply", json={}))
         while not api.app.state.rota.applying.locked():  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
-        second = await api.post("/apply", json={})
+        async with asyncio.timeout(10):
+            second = await api.post("/apply", json={})
         assert second.status_code == 409
     assert (await first).status_code == 200
     assert (await api.post("/apply", json={})).status_code == 200

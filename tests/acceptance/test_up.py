@@ -81,7 +81,7 @@ def test_a_killed_process_comes_back_and_runs_go_on(up: Up, words: tuple[str, ..
 def test_a_killed_database_comes_back_and_runs_go_on(up: Up) -> None:
     pid = int((up.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: up.sql("select 1") == "1", 30, "the database")
+    wait_until(lambda: up.sql("select 1") == "1", 75, "the database")
     before = up.runs()
     wait_until(lambda: up.runs() > before, 120, "another run")
 

@@ -21,7 +21,7 @@ from deployments.clock_changes import warnings
 from deployments.cron import MACROS
 from deployments.desired import build_for, next_run
 from deployments.entry import Instant, Text
-from deployments.schedule import Cron, InvalidSchedule, Schedule, build
+from deployments.schedule import Cron, Interval, InvalidSchedule, Once, Schedule, build
 
 router = APIRouter(tags=["previews"])
 
@@ -150,8 +150,10 @@ def _preview(
 
 def words(schedule: Schedule) -> str:
     """Return a schedule in English."""
-    if not isinstance(schedule, Cron):
-        return f"Every {schedule.seconds} seconds" if hasattr(schedule, "seconds") else "Once"
+    if isinstance(schedule, Interval):
+        return f"Every {schedule.seconds} seconds"
+    if isinstance(schedule, Once):
+        return "Once"
     options = Options()
     options.use_24hour_time_format = True
     expression = MACROS.get(schedule.expression, schedule.expression)

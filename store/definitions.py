@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -270,12 +270,3 @@ async def locked(
             .with_for_update()
         )
         yield Locked(session, owner, row)
-
-
-async def of_names(engine: AsyncEngine, tenant: str, names: Sequence[str]) -> list[Definition]:
-    """Return the definitions of these names."""
-    async with AsyncSession(engine, expire_on_commit=False) as session:
-        named = select(Definition).where(
-            Definition.tenant == tenant, Definition.name == func.any(list(names))
-        )
-        return list(await session.scalars(named))

@@ -80,11 +80,13 @@ def engine(address: URL, *, quick: bool = False) -> AsyncEngine:
     Args:
         address: The database.
         quick: Do not ask before each use whether a connection still stands, which costs three
-            round trips. After the server was away, one use fails, and then all are made anew.
+            round trips; after the server was away, one use fails, and then all are made anew.
+            Beyond 20 users at once, wait for a connection instead of making one for one use.
     """
     return create_async_engine(
         address,
-        pool_size=10 if quick else 5,
+        pool_size=20 if quick else 5,
+        max_overflow=0 if quick else 10,
         pool_pre_ping=not quick,
         json_deserializer=orjson.loads,
         hide_parameters=True,  # they hold what a definition's user may think secret

@@ -36,12 +36,14 @@ class Wire:
     def __init__(self, target: str) -> None:
         self._target = target
         self._open: set[asyncio.StreamWriter] = set()
+        self.accepted = 0
         self.cut = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.cut:
             writer.close()
             return
+        self.accepted += 1
         beyond_reader, beyond = await asyncio.open_unix_connection(self._target)
         self._open |= {writer, beyond}
         await asyncio.gather(self._pump(reader, beyond), self._pump(beyond_reader, writer))
@@ -78,6 +80,21 @@ async def wire(database_url: str, short_home: Path) -> AsyncIterator[tuple[Wire,
 
 
 # -- the database
+
+
+async def test_many_at_once_share_the_connections_that_there_are(
+    build: Any, acme: str, wire: tuple[Wire, Any]
+) -> None:
+    line, engine = wire
+    api = await build(engine=engine)
+    body = {"duty": "workflow_run", "parameters": WORKFLOW}
+    for _ in range(3):
+        answers = await asyncio.gather(
+            *(api.get(f"/tenants/{acme}/definitions") for _ in range(60)),
+            *(api.put(f"/tenants/{acme}/definitions/duty-{n}", json=body) for n in range(60)),
+        )
+        assert {answer.status_code for answer in answers} <= {200, 201}
+    assert line.accepted <= 20
 
 
 async def test_every_route_says_so_while_the_database_is_away_and_goes_on_afterwards(

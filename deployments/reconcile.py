@@ -313,11 +313,12 @@ class Reconciler:
 
     async def _hold_suspended(self, found: Roster) -> None:
         """Stop the queues of suspended tenants that are not; what a person stopped stays so."""
+        going = set()
         for pool in await self._pools(found.definitions) if found.suspended else ():
             queues = await self.gateway.queues(pool)
-            for tenant in found.suspended & queues.keys():
-                if not queues[tenant]:
-                    await self._pause_queue(pool, tenant, True)
+            going |= {slug for slug in found.suspended & queues.keys() if not queues[slug]}
+        # Read anew: one may have been resumed since, and nobody would let its queue go again.
+        await self._stop_or_go(going)
 
     async def _pause_queue(self, pool: str, tenant: str, paused: bool) -> None:
         try:

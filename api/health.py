@@ -65,13 +65,10 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """Tell whether the database, its tables, Prefect and a leading `watch` are there."""
     state = state_of(request)
-    checks: dict[str, Callable[[State], Awaitable[tuple[bool, str]]]] = {
-        "database": _database,
-        "migrations": _migrations,
-        "prefect": _prefect,
-        "leader": _leader,
-    }
-    found = await asyncio.gather(*(_check(name, check, state) for name, check in checks.items()))
+    # Anybody may ask, and however many do, one look at a time is taken for all of them.
+    if state.readiness is None or state.readiness.done():
+        state.readiness = asyncio.create_task(_look(state))
+    found = await asyncio.shield(state.readiness)
     ready = all(one["holds"] for one in found)
     return documents.answer({"ready": ready, "checks": found}, 200 if ready else 503)
 
@@ -81,6 +78,16 @@ async def version() -> Response:
     """Tell which version runs."""
     versions = {"version": metadata.version("rota"), "prefect": metadata.version("prefect")}
     return documents.answer(versions | {"revision": database.newest()})
+
+
+async def _look(state: State) -> list[dict[str, object]]:
+    checks: dict[str, Callable[[State], Awaitable[tuple[bool, str]]]] = {
+        "database": _database,
+        "migrations": _migrations,
+        "prefect": _prefect,
+        "leader": _leader,
+    }
+    return await asyncio.gather(*(_check(name, check, state) for name, check in checks.items()))
 
 
 async def _check(

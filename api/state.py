@@ -28,6 +28,7 @@ class State:
         duties: The duties by name.
         broken: Those that do not load, with the reason.
         applying: Held while changes are carried out.
+        readiness: The look at what the API needs, while it is being taken.
     """
 
     settings: Settings
@@ -38,6 +39,7 @@ class State:
     broken: Mapping[str, str]
     guard: Guard
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    readiness: asyncio.Task[list[dict[str, object]]] | None = None
 
     @property
     def rules(self) -> Rules:

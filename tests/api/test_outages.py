@@ -206,6 +206,14 @@ async def _checks(api: Any, status: int) -> dict[str, bool]:
     return {one["name"]: one["holds"] for one in said["checks"]}
 
 
+async def test_many_probes_take_one_look_together(build: Any, wire: tuple[Wire, Any]) -> None:
+    line, engine = wire
+    api = await build(engine=engine)
+    answers = await asyncio.gather(*(api.get("/readyz", None) for _ in range(30)))
+    assert {answer.status_code for answer in answers} == {503}  # nobody leads
+    assert line.accepted <= 3
+
+
 async def test_probes_are_answered_at_the_root_as_well(api: Any) -> None:
     for path in ("/healthz", "/readyz", "/version"):
         assert (await api.http.get(path)).json() == (await api.get(path, None)).json()

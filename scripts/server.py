@@ -7,6 +7,8 @@ import functools
 import gc
 import os
 import sys
+import threading
+import time
 import zoneinfo
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +25,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 TURN_SECONDS = 10.0
 """How long a write waits for its turn before it tries without."""
 
+GARBAGE = (20_000, 50, 100)
+"""How many new objects, and how many smaller collections, make a collection of each generation."""
+
 
 def serve(host: str, port: int) -> None:
     """Run Prefect's server in this process until it is told to stop."""
@@ -34,6 +39,7 @@ def serve(host: str, port: int) -> None:
 
     take_turns()
     keep_the_ended()
+    collect_apart()
     app()
 
 
@@ -43,13 +49,11 @@ def prepare() -> None:
     Prefect lists all time zones whenever it validates a schedule, and reads the whole zone
     database to do so: about half of the server's time. The list does not change while a process
     lives. Of the other half, a third goes into checking that schemas are schemas, the same few
-    four times for each deployment that is written. And Python's garbage collector, at its own
-    settings, goes through what the server keeps in memory again and again.
+    four times for each deployment that is written.
 
     Prefect takes these functions by name as it is imported, so this comes first.
     """
     zoneinfo.available_timezones = functools.cache(zoneinfo.available_timezones)
-    gc.set_threshold(20_000, 50, 100)
     create = validators.create
     validators.create = lambda *args, **options: _remembering(create(*args, **options))
     _remembering(validators.Draft202012Validator)
@@ -86,6 +90,29 @@ def take_turns() -> None:
                 queue.release()
 
     AioSqliteConfiguration.begin_transaction = in_turn  # type: ignore[method-assign]
+
+
+def collect_apart() -> None:
+    """Collect garbage in a thread of its own, and seldom.
+
+    At its own settings, Python's collector goes through what the server keeps in memory again and
+    again. And among the garbage are cursors, which statements leave behind that failed or were
+    cancelled; one that is collected is reset, and waits for its connection, which may be waiting
+    to write. If the thread that so waits is the event loop's, the transaction that is writing
+    cannot go on either, and the server answers nobody until SQLite gives up, after a minute.
+    """
+    gc.disable()
+
+    def collect() -> None:
+        while True:
+            time.sleep(0.05)
+            made = gc.get_count()
+            for generation in (2, 1, 0):
+                if made[generation] > GARBAGE[generation]:
+                    gc.collect(generation)
+                    break
+
+    threading.Thread(target=collect, name="garbage", daemon=True).start()
 
 
 def keep_the_ended() -> None:

@@ -9,7 +9,7 @@ POLL = 1.0
 """Seconds between two polls: as long may a run that is asked for now have to wait."""
 RENEW = 60.0
 """Seconds between two renewals of concurrency leases, which last five minutes."""
-GATE = 16
+GATE = 6
 """Runs that may be between claim and begin at once. More would only wait for the server, and for
 longer than need be for whoever else might start them."""
 THREADS = 40

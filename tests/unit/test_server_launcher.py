@@ -117,3 +117,72 @@ def test_writes_to_sqlite_wait_for_one_another_in_order(tmp_path):
 def test_without_turns_sqlite_lets_some_wait_longer(tmp_path):
     unmended = TURNS.replace("PLACE", str(tmp_path)).replace("        take_turns()\n", "")
     assert launched(unmended) == "False"
+
+
+GARBAGE = """
+    import gc, sqlite3, threading, time
+    from scripts.server import collect_apart
+
+    collect_apart()
+    connections = [
+        sqlite3.connect("PLACE/some.db", timeout=2, check_same_thread=False) for _ in range(2)
+    ]
+    waiting, writing = connections
+    waiting.execute("create table t (n integer)")
+    waiting.commit()
+
+    left = [waiting.execute("select 1")]
+    left.append(left)
+    writing.execute("begin immediate")
+    asked = threading.Event()
+
+    def wait_to_write():
+        asked.set()
+        waiting.execute("insert into t values (1)")
+
+    writer = threading.Thread(target=wait_to_write)
+    writer.start()
+    asked.wait()
+    time.sleep(0.1)
+    began = time.monotonic()
+    del left  # only the collector finds it now
+    kept = [[] for _ in range(50_000)]
+    time.sleep(0.2)
+    print(time.monotonic() - began < 1)
+    writing.commit()  # which only this thread can do, like an event loop
+    writer.join()
+"""
+
+
+def test_garbage_that_waits_for_a_write_holds_nobody_up(tmp_path):
+    assert launched(GARBAGE.replace("PLACE", str(tmp_path))) == "True"
+
+
+def test_without_a_thread_of_its_own_such_garbage_holds_everybody_up(tmp_path):
+    unmended = GARBAGE.replace("PLACE", str(tmp_path)).replace("    collect_apart()\n", "")
+    # The writer gives up meanwhile, and says so on its standard error.
+    assert launched(unmended) == "False"
+
+
+def test_garbage_is_collected():
+    assert (
+        launched("""
+        import gc, time, weakref
+        from scripts.server import collect_apart
+
+        class Thing:
+            pass
+
+        collect_apart()
+        thing = Thing()
+        thing.itself = thing
+        seen = weakref.ref(thing)
+        del thing
+        kept = [[] for _ in range(50_000)]
+        deadline = time.monotonic() + 10
+        while seen() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        print(seen() is None, gc.isenabled())
+        """)
+        == "True False"
+    )

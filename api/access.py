@@ -162,6 +162,7 @@ class _Allowed:
 Reader = Annotated[Caller, Depends(_Allowed(frozenset({"viewer", "editor", "admin"})))]
 Editor = Annotated[Caller, Depends(_Allowed(frozenset({"editor", "admin"})))]
 Admin = Annotated[Caller, Depends(_Allowed(frozenset({"admin"})))]
+Recorder = Annotated[Caller, Depends(_Allowed(frozenset({"worker", "editor", "admin"})))]
 Anybody = Annotated[Caller, Depends(_caller)]
 
 

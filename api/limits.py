@@ -17,13 +17,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SINGLE = 1024 * 1024
 """The largest body that concerns one thing, in bytes; the largest definition is under 700 KiB."""
 
+MANY = ("/definitions", "/projects", "/documents", "/servers", "/servers/checks")
+"""How the paths end that take many things at once."""
+
 
 class Limits:
     """Refuses what is too large, and ends what takes too long.
 
     Args:
         app: What answers.
-        body_bytes: The largest body of a PUT of many definitions; others are at most `SINGLE`.
+        body_bytes: The largest body of a PUT of many things; others are at most `SINGLE`.
         seconds: How long a request may take, from its head on to the head of its answer.
         patient: Paths that may take as long as they like.
     """
@@ -65,7 +68,7 @@ class Limits:
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         length = dict(scope["headers"]).get(b"content-length", b"")
         announced = int(length) if length.isdigit() else 0
-        many = scope["method"] == "PUT" and scope["path"].endswith("/definitions")
+        many = scope["method"] == "PUT" and scope["path"].endswith(MANY)
         most = self._body_bytes if many else min(self._body_bytes, SINGLE)
         too_large = Refused(413, f"The body is larger than {most} bytes; send less at once.")
         read = 0

@@ -17,7 +17,7 @@ import httpx
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from blocks import WorkflowService
+from blocks import Records, WorkflowService
 from deployments.block import from_block
 from deployments.gateway import Gateway
 from scripts import screen
@@ -115,6 +115,7 @@ async def _run(settings: Settings) -> None:
             await load(engine, EXAMPLE)
         await house.start("watch", "-m", "scripts.rota", "watch")
         await _keep_token(settings, engine)
+        await _keep_records(settings, engine)
         await house.start("api", "-m", "scripts.rota", "serve")
         worker = ("-m", "prefect", "worker", "start", "--pool", settings.work_pool)
         await house.start(
@@ -206,6 +207,26 @@ async def _keep_token(settings: Settings, engine: AsyncEngine) -> None:
     path.touch(mode=0o600)
     secret, _ = await tokens.create(engine, "up", "admin", who="rota up")
     path.write_text(f"{secret}\n")
+
+
+async def _keep_records(settings: Settings, engine: AsyncEngine) -> None:
+    """See that flows have a block that leads to this API, with a token of their own."""
+    url = f"http://127.0.0.1:{settings.api_port}"
+    try:
+        block: Any = await Records.aload("default")
+    except ValueError:
+        secret = None
+    else:
+        if not str(block.base_url).startswith("http://127.0.0.1:"):
+            return  # somebody has it lead elsewhere
+        secret = block.token.get_secret_value()
+        if await tokens.caller(engine, secret) is None:
+            secret = None
+        elif str(block.base_url).rstrip("/") == url:
+            return
+    if secret is None:
+        secret, _ = await tokens.create(engine, "records", "worker", who="rota up")
+    await Records(base_url=url, token=secret).asave("default", overwrite=True)
 
 
 def _token(settings: Settings) -> str:

@@ -1,0 +1,93 @@
+"""Telling people what the records have for them, through Prefect's own notification blocks."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from prefect import get_run_logger
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ValidationError
+
+from blocks.records import RecordsError, TenantRecords
+
+AT_ONCE = 100
+TELL_SECONDS = 30
+
+
+class _Notice(BaseModel):
+    subject: str
+    text: str
+
+
+async def tell(acme: TenantRecords, blocks: Sequence[str]) -> int:
+    """Tell people what is new, each thing once; return the number of things told.
+
+    A notice is claimed before it is sent, so that nobody else sends it, and one that cannot be
+    sent is not sent again. What goes wrong is logged, and raises nothing.
+
+    Args:
+        acme: The records of the tenant that it concerns.
+        blocks: The full names of the notification blocks to send through, such as
+            `slack-webhook/ops`. Without any, the notices stay for a flow that has some.
+
+    """
+    ways = [(name, way) for name in blocks if (way := await _load(name))]
+    if not ways:
+        return 0
+    told = 0
+    while True:
+        try:
+            claimed = await acme.post("notices", "claim", body={"limit": AT_ONCE})
+        except RecordsError as error:
+            get_run_logger().error("Nobody can be told what is new: %s", error)
+            return told
+        found = claimed["notices"]
+        for one in found:
+            told += await _told(one, ways)
+        if len(found) < AT_ONCE:
+            return told
+
+
+async def _told(one: Any, ways: Sequence[tuple[str, NotificationBlock]]) -> bool:
+    """Send one notice every way; return whether one of them took it."""
+    try:
+        notice = _Notice.model_validate(one)
+    except ValidationError:
+        get_run_logger().error("A notice has no subject or no text, and is not sent: %r", one)
+        return False
+    return any([await _sent(notice, name, way) for name, way in ways])
+
+
+async def _sent(notice: _Notice, name: str, way: NotificationBlock) -> bool:
+    try:
+        with way.raise_on_failure():
+            async with asyncio.timeout(TELL_SECONDS):
+                await way.notify(body=notice.text, subject=notice.subject)
+    except Exception as error:
+        # The address of a webhook is a secret, and stands in the text of most errors.
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else ""
+        get_run_logger().error(
+            "%s did not take %r: %s", name, notice.subject, f"{type(error).__name__} {status}"
+        )
+        return False
+    return True
+
+
+async def _load(name: str) -> NotificationBlock | None:
+    try:
+        block = await Block.aload(name)
+    except Exception as error:
+        # What it is made of may be repeated in the text of an error that says that it does not fit.
+        get_run_logger().error(
+            "notify: there is no block %r that can be used (%s); make it in Prefect's UI under "
+            "Blocks, and give its type and its name, such as 'slack-webhook/ops'.",
+            name,
+            type(error).__name__,
+        )
+        return None
+    if isinstance(block, NotificationBlock):
+        return block
+    get_run_logger().error("notify: the block %r is not one that notifies people.", name)
+    return None

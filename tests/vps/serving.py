@@ -1,0 +1,72 @@
+"""Rota's API on loopback, for flows that write through it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.app import make
+from blocks.records import Records
+from deployments.gateway import Gateway
+from store import tokens
+from store.settings import Settings
+
+
+@dataclass
+class Rota:
+    """An API that answers, with a tenant `acme`, and a Records block named `default`."""
+
+    url: str
+    engine: AsyncEngine
+    sql: asyncpg.Connection
+    tenant: str = "acme"
+
+    async def add_tenant(self, slug: str) -> None:
+        await self.sql.execute("insert into tenants (slug) values ($1)", slug)
+
+    async def records(self, role: str = "worker") -> Records:
+        token, _ = await tokens.create(self.engine, role, role, None)
+        return Records(base_url=self.url, token=token, deadline_seconds=20)
+
+    async def rows(self, question: str, *values: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self.sql.fetch(question, *values)]
+
+    async def status(self) -> dict[str, str]:
+        """Reads the status of each server of the tenant, by its handle."""
+        found = await self.rows("select handle, status from servers where tenant = $1", self.tenant)
+        return {one["handle"]: one["status"] for one in found}
+
+    async def incidents(self) -> list[dict[str, Any]]:
+        question = "select * from incidents where tenant = $1 order by detected_at, id"
+        return await self.rows(question, self.tenant)
+
+
+@asynccontextmanager
+async def serving(
+    engine: AsyncEngine, gateway: Gateway, sql: asyncpg.Connection
+) -> AsyncIterator[Rota]:
+    """Yields the API with its tenant; its block is stored as long."""
+    app = await make(Settings(), engine, gateway)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        rota = Rota(url, engine, sql)
+        await rota.add_tenant(rota.tenant)
+        await (await rota.records()).asave("default", overwrite=True)
+        async with httpx.AsyncClient(base_url=url) as http:
+            (await http.get("/healthz")).raise_for_status()
+        yield rota
+        await Records.adelete("default")
+    finally:
+        server.should_exit = True
+        await running
+        listener.close()

@@ -3,18 +3,14 @@
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 from pydantic import Field
 
 from blocks import WorkflowService
+from flows.blocks_by_name import load
 from flows.occurrence import Occurrence, current_occurrence
 
 NonEmpty = Annotated[str, Field(min_length=1)]
-
-
-class MissingBlock(Exception):
-    """A block that the duty needs has not been made."""
 
 
 @flow
@@ -39,7 +35,7 @@ async def workflow_run(
 
     """
     occurrence = current_occurrence()
-    block = await _load(service)
+    block = await load(WorkflowService, service)
     execution = await block.execute(
         workflow_id,
         {"input": {**(input or {}), **_trigger(occurrence)}},
@@ -58,16 +54,3 @@ def _trigger(occurrence: Occurrence) -> dict[str, str | None]:
         "scheduleId": occurrence.definition_id,
         "triggerTime": occurrence.time,
     }
-
-
-async def _load(name: str) -> WorkflowService:
-    try:
-        return await WorkflowService.aload(name)
-    except ValueError as error:
-        if not isinstance(error.__cause__, ObjectNotFound):
-            raise
-        raise MissingBlock(
-            f"There is no block `workflow-service/{name}`. Make it in Prefect's UI under Blocks "
-            "(Workflow Service), or in Python: "
-            f'`WorkflowService(base_url="https://...", token="...").save("{name}")`.'
-        ) from error

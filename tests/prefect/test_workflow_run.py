@@ -16,7 +16,8 @@ from prefect.states import AwaitingRetry
 
 from blocks import WorkflowService
 from blocks.workflow_service import WorkflowRefused
-from flows.workflow_run import MissingBlock, workflow_run
+from flows.blocks_by_name import MissingBlock
+from flows.workflow_run import workflow_run
 
 TOKEN = "t0ken-nobody-may-see"
 

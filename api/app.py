@@ -13,18 +13,27 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api import (
     audits,
     bulk,
+    checkpoints,
+    checks,
     control,
     definitions,
     health,
+    incidents,
+    notices,
     operations,
     previews,
     problems,
+    project_documents,
+    projects,
+    provisioning,
     runs,
+    search,
+    servers,
     tenants,
 )
 from api.access import Gate, Guard
 from api.limits import Limits
-from api.state import State
+from api.state import Embed, State
 from deployments.duties import discover
 from deployments.gateway import Gateway
 from store import roster
@@ -42,16 +51,32 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 `before`), which stays right while rows come and go.
 """
 
-ROUTERS = (tenants, bulk, definitions, control, previews, runs, operations, audits)
+RECORDS = (projects, project_documents, search, checkpoints)
+FLEET = (servers, checks, provisioning, incidents, notices)
+ROUTERS = (
+    tenants,
+    bulk,
+    definitions,
+    control,
+    previews,
+    runs,
+    operations,
+    audits,
+    *RECORDS,
+    *FLEET,
+)
 
 
-async def make(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> FastAPI:
+async def make(
+    settings: Settings, engine: AsyncEngine, gateway: Gateway, embed: Embed | None = None
+) -> FastAPI:
     """Return the application.
 
     Args:
         settings: What the operator has set.
         engine: The definitions database, whose tables are of this version.
         gateway: Prefect, which may be away.
+        embed: What makes vectors of searches; None where search goes by word alone.
     """
     app = FastAPI(
         title="Rota",
@@ -64,7 +89,9 @@ async def make(settings: Settings, engine: AsyncEngine, gateway: Gateway) -> Fas
     )
     duties, broken = discover()
     instance = (await roster.read(engine, [])).instance
-    app.state.rota = State(settings, engine, gateway, instance, duties, broken, Guard(engine))
+    app.state.rota = State(
+        settings, engine, gateway, instance, duties, broken, Guard(engine), embed=embed
+    )
     for one in ROUTERS:
         app.include_router(one.router, prefix=BASE)
     app.include_router(health.router, prefix=BASE)

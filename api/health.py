@@ -48,7 +48,7 @@ class Version(BaseModel):
 
     version: str = Field(description="Rota's", examples=["0.1.0"])
     prefect: str = Field(description="That of Prefect's client", examples=["3.8.8"])
-    revision: str = Field(description="Of the tables that it is made for", examples=["0002"])
+    revision: str = Field(description="Of the tables that it is made for", examples=["0004"])
 
 
 @router.get("/healthz", response_model=Alive)

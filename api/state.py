@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -14,6 +14,9 @@ from deployments.desired import Rules
 from deployments.duties import Duty
 from deployments.gateway import Gateway
 from store.settings import Settings
+
+Embed = Callable[[str, str], Awaitable[list[float] | None]]
+"""Gives the vector of a text by the embedder of that name; None where that cannot be had."""
 
 
 @dataclass
@@ -29,6 +32,7 @@ class State:
         broken: Those that do not load, with the reason.
         applying: Held while changes are carried out.
         readiness: The look at what the API needs, while it is being taken.
+        embed: What makes vectors of searches; None where search goes by word alone.
     """
 
     settings: Settings
@@ -40,6 +44,7 @@ class State:
     guard: Guard
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     readiness: asyncio.Task[list[dict[str, object]]] | None = None
+    embed: Embed | None = None
 
     @property
     def rules(self) -> Rules:

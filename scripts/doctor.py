@@ -22,7 +22,7 @@ from deployments.gateway import Gateway
 from deployments.watch import STALE_SECONDS
 from scripts import errors, session, show
 from scripts.server import PROJECT
-from store import changes, database, status
+from store import changes, database, status, vectors
 from store.models import Change, Definition
 from store.settings import Settings
 
@@ -107,6 +107,7 @@ def _checks(
         yield "changes", lambda: _notes(base)
         yield "problems", lambda: _problems(base)
         yield "clocks", lambda: _clocks(base)
+        yield "vectors", lambda: _vectors(base)
         if gateway is not None:
             yield "scheduler", lambda: _scheduler(base, there)
 
@@ -198,6 +199,17 @@ async def _clocks(engine: AsyncEngine) -> Finding:
     holds = off <= LARGEST_DRIFT
     says = f"this host and the database differ by {off.total_seconds():.1f} s"
     return Finding("clocks", holds, says, "" if holds else "have NTP set both")
+
+
+async def _vectors(engine: AsyncEngine) -> Finding:
+    async with engine.connect() as connection:
+        version = await vectors.version(connection)
+        there = await vectors.available(connection)
+    if version is None:
+        remedy = "install pgvector, `create extension vector`, and then `rota db upgrade`"
+        return Finding("vectors", True, "no pgvector, so search goes by word alone", remedy)
+    remedy = "" if there else "`rota db upgrade` makes their table"
+    return Finding("vectors", there, f"pgvector {version}", remedy)
 
 
 # -- Prefect

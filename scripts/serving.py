@@ -14,6 +14,7 @@ import uvicorn
 from api.app import make
 from deployments.gateway import Gateway
 from scripts import session
+from scripts.embedding import Embedders
 from store import tokens
 from store.settings import Settings
 
@@ -45,7 +46,7 @@ async def _serve(settings: Settings) -> int:
                 "one with `rota token create --role admin`, or listen on 127.0.0.1."
             )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        app = await make(settings, engine, gateway)
+        app = await make(settings, engine, gateway, Embedders().embed)
         # What is loaded stays: looking through all of it held every request up for 0.1 s.
         gc.collect()
         gc.freeze()

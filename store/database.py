@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from store.embedded import running_url
 from store.errors import DatabaseError as DatabaseError
 from store.settings import Settings
+from store.vectors import ensure_vectors
 
 # Any constant will do, as long as every version of Rota uses the same.
 _UPGRADE_LOCK = 0x526F7461_0001
@@ -175,7 +176,9 @@ async def upgrade(connected: AsyncEngine) -> str | None:
                 f"The definitions database runs PostgreSQL {int(version) // 10000}; Rota needs 14 "
                 "or newer."
             )
-        return await connection.run_sync(_upgrade)
+        before = await connection.run_sync(_upgrade)
+        await ensure_vectors(connection)
+        return before
 
 
 async def revision(connected: AsyncEngine) -> str | None:

@@ -277,7 +277,7 @@ def routes_of(app: FastAPI) -> list[Route]:
     """Returns all routes that the application answers below its base, but for its document."""
     found = list(iter_route_contexts(app.routes))
     return sorted(
-        Route(path.removeprefix(BASE), method)
+        Route(path.removeprefix(BASE).replace(":path}", "}"), method)
         for one in found
         if (path := str(one.path)).startswith(BASE) and path != app.openapi_url
         for method in one.methods or ("ANY",)

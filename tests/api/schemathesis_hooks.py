@@ -13,7 +13,10 @@ import schemathesis
 ADMIN = {"Authorization": f"Bearer {os.environ['ROTA_TEST_ADMIN']}"}
 ANY_TENANT = os.environ["ROTA_TEST_ANY_TENANT"] == "1"
 RUN = os.environ["ROTA_TEST_RUN"]
+PROJECT = os.environ["ROTA_TEST_PROJECT"]
+REQUEST, INCIDENT = os.environ["ROTA_TEST_REQUEST"], os.environ["ROTA_TEST_INCIDENT"]
 
+DOOMED = {"provider": "doomed", "servers": [{"provider_id": "doomed", "handle": "doomed"}]}
 BULK = "/api/v1/tenants/{tenant}/definitions"
 ONE = f"{BULK}/{{name}}"
 
@@ -48,10 +51,12 @@ def _without_conflicts(query: dict[str, Any], headers: dict[str, Any], number: i
 
 def _to_what_is_there(case: Any, number: int) -> None:
     there = {"tenant": "acme", "name": "nightly-sync", "run_id": RUN}
+    there |= {"project_id": PROJECT, "key": "position"}
+    there |= {"handle": "vps-10482", "request_id": REQUEST, "incident_id": INCIDENT}
     given = case.path_parameters or {}
     # A run of what has no deployment yet would wait for it.
     if number % 4 or case.operation.path.endswith("/run"):
-        given |= {name: there[name] for name in given}
+        given |= {name: there[name] for name in given if name in there}
     if isinstance(case.body, dict):
         _fitting(case.body, number)
         if case.method == "POST" and case.body.get("name") == "nightly-sync" and number % 2:
@@ -78,6 +83,9 @@ def _away_from_what_stays(case: Any) -> None:
         given["name"] = "doomed"
         body = {"duty": "workflow_run", "parameters": {"workflow_id": "x"}}
         _admin("PUT", "/tenants/acme/definitions/doomed", body)
+    if method == "DELETE" and "handle" in given:
+        given["handle"] = "doomed"
+        _admin("PUT", "/tenants/acme/servers", DOOMED)
     if method == "DELETE" and given == {"tenant": "globex"}:
         given["tenant"] = "acme"  # which has definitions
     if method == "PUT" and path == BULK and given.get("tenant") == "acme":

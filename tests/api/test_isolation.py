@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import event
@@ -38,6 +39,33 @@ LEAST: dict[str, str | None] = {
     "GET /tenants/{tenant}/definitions/{name}/runs": "viewer",
     "GET /tenants/{tenant}/definitions/{name}/runs/{run_id}": "viewer",
     "GET /tenants/{tenant}/latest-runs": "viewer",
+    "GET /tenants/{tenant}/projects": "worker",
+    "PUT /tenants/{tenant}/projects": "worker",
+    "GET /tenants/{tenant}/projects/{project_id}": "worker",
+    "PATCH /tenants/{tenant}/projects/{project_id}": "worker",
+    "GET /tenants/{tenant}/projects/{project_id}/documents": "worker",
+    "PUT /tenants/{tenant}/projects/{project_id}/documents": "worker",
+    "GET /tenants/{tenant}/documents": "worker",
+    "GET /tenants/{tenant}/search": "worker",
+    "GET /tenants/{tenant}/checkpoints/{key}": "worker",
+    "PUT /tenants/{tenant}/checkpoints/{key}": "worker",
+    "DELETE /tenants/{tenant}/checkpoints/{key}": "worker",
+    "GET /tenants/{tenant}/servers": "worker",
+    "PUT /tenants/{tenant}/servers": "worker",
+    "POST /tenants/{tenant}/servers": "worker",
+    "GET /tenants/{tenant}/servers/{handle}": "worker",
+    "PATCH /tenants/{tenant}/servers/{handle}": "worker",
+    "DELETE /tenants/{tenant}/servers/{handle}": "worker",
+    "GET /tenants/{tenant}/servers/{handle}/changes": "worker",
+    "PUT /tenants/{tenant}/servers/checks": "worker",
+    "POST /tenants/{tenant}/servers/provisioning": "worker",
+    "POST /tenants/{tenant}/servers/{handle}/provisioning/{request_id}/published": "worker",
+    "POST /tenants/{tenant}/servers/provisioning/results": "worker",
+    "GET /tenants/{tenant}/incidents": "worker",
+    "PUT /tenants/{tenant}/incidents": "worker",
+    "GET /tenants/{tenant}/incidents/{incident_id}": "worker",
+    "PATCH /tenants/{tenant}/incidents/{incident_id}": "worker",
+    "POST /tenants/{tenant}/notices/claim": "worker",
     "POST /preview": "worker",
     "GET /duties": "worker",
     "GET /plan": "viewer",
@@ -67,6 +95,7 @@ GLOBAL = {
 
 # Bodies that fit, so that it is never the body that is refused.
 NIGHTLY = {"duty": "workflow_run", "parameters": {"workflow_id": "x"}, "cron": "0 3 * * *"}
+AT = "2026-03-01T07:00:00Z"
 BODIES: dict[str, Any] = {
     "POST /tenants": {"slug": "initech"},
     "PUT /tenants/{tenant}": {"title": "Another"},
@@ -77,12 +106,39 @@ BODIES: dict[str, Any] = {
     "PATCH /tenants/{tenant}/definitions/{name}": {"title": "Another"},
     "POST /tenants/{tenant}/definitions/{name}/pause": {"note": "Why"},
     "POST /tenants/{tenant}/definitions/{name}/run": {},
+    "PUT /tenants/{tenant}/projects": {"source": "github:acme", "projects": []},
+    "PATCH /tenants/{tenant}/projects/{project_id}": {"summary": "Sells things."},
+    "PUT /tenants/{tenant}/projects/{project_id}/documents": {"documents": []},
+    "PUT /tenants/{tenant}/checkpoints/{key}": {"value": 412},
+    "PUT /tenants/{tenant}/servers": {"provider": "time4vps", "servers": []},
+    "POST /tenants/{tenant}/servers": {"handle": "web-2"},
+    "PATCH /tenants/{tenant}/servers/{handle}": {"notes": "The old shop."},
+    "PUT /tenants/{tenant}/servers/checks": {"at": AT, "checks": [], "prober": "health"},
+    "POST /tenants/{tenant}/servers/provisioning": {"at": AT},
+    "POST /tenants/{tenant}/servers/provisioning/results": {"results": []},
+    "PUT /tenants/{tenant}/incidents": {"at": AT},
+    "PATCH /tenants/{tenant}/incidents/{incident_id}": {"details": {}},
+    "POST /tenants/{tenant}/notices/claim": {},
     "POST /preview": {"cron": "0 3 * * *"},
     "POST /apply": {"policy": "create-only"},
 }
 
+QUERIES = {"GET /tenants/{tenant}/search": {"q": "docker"}}
+
 # Of one length, so that answers about them are too.
 RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
+PROJECT = "0190a3c2-7d4e-7b6a-9f00-3a5c1d2e4f60"
+REQUEST = "7b0e6b1c-5a55-4c4f-9a53-2f6f0a1c9d10"
+INCIDENT = "5d0c9a52-2f0e-4d5a-8f43-0b8a4d8f2b11"
+NAMES = {
+    "name": "nightly",
+    "run_id": RUN,
+    "project_id": PROJECT,
+    "key": "position",
+    "handle": "web-1",
+    "request_id": REQUEST,
+    "incident_id": INCIDENT,
+}
 OWN, FOREIGN, NOBODY = "alpha", "bravo", "xenon"
 
 
@@ -95,9 +151,9 @@ def _without_tenant(routes: list[Any]) -> list[Any]:
 
 
 async def _call(api: Any, route: Any, who: str | None, tenant: str = OWN, **what: Any) -> Any:
-    path = route.path.format(tenant=tenant, name="nightly", run_id=RUN)
-    body = BODIES.get(str(route))
-    return await api.call(route.method, path, who, json=body, **what)
+    path = route.path.format(tenant=tenant, **NAMES)
+    body, params = BODIES.get(str(route)), QUERIES.get(str(route))
+    return await api.call(route.method, path, who, json=body, params=params, **what)
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +166,24 @@ async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             "($1, 'nightly', 'workflow_run', '0 3 * * *', '{\"workflow_id\": \"x\"}')",
             slug,
         )
+        await sql.execute(
+            "insert into servers (tenant, handle, status, provisioning_request) "
+            "values ($1, 'web-1', 'provisioning', $2)",
+            slug,
+            UUID(REQUEST),
+        )
+        await sql.execute(
+            "insert into checkpoints (tenant, key, value) values ($1, 'position', '1')", slug
+        )
+    await sql.execute(
+        "insert into projects (tenant, id, name) values ($1, $2, 'shop')", OWN, UUID(PROJECT)
+    )
+    await sql.execute(
+        "insert into incidents (tenant, id, kind, severity, title) "
+        "values ($1, $2, 'clock_skew', 'warning', 'Late')",
+        OWN,
+        UUID(INCIDENT),
+    )
     # No `watch` makes their deployments here, for which a run would wait.
     monkeypatch.setattr(control, "PATIENCE_SECONDS", 0.0)
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -16,8 +15,10 @@ from api import access, control
 from deployments.gateway import Gateway
 from store import database
 from store.settings import Settings
+from tests.api import test_isolation
 
 BODIES: dict[str, Any] = {
+    **test_isolation.BODIES,
     "PUT /tenants/{tenant}/definitions": {"definitions": []},
     "POST /tenants/{tenant}/definitions": {"name": "another", "duty": "workflow_run"},
     "PUT /tenants/{tenant}/definitions/{name}": {"duty": "workflow_run"},
@@ -112,9 +113,10 @@ async def test_every_route_says_so_while_the_database_is_away_and_goes_on_afterw
     line.sever()
     for route in routes:
         with subtests.test(str(route)):
-            path = route.path.format(tenant=acme, name="nightly", run_id=uuid4())
+            path = route.path.format(tenant=acme, **test_isolation.NAMES)
             body = BODIES.get(str(route), {}) if route.method != "GET" else None
-            answer = await api.call(route.method, path, json=body)
+            query = test_isolation.QUERIES.get(str(route))
+            answer = await api.call(route.method, path, json=body, params=query)
             if str(route) in WITHOUT:
                 assert answer.status_code < 500
                 continue

@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
 
 from store.settings import Settings
+from tests.api.test_isolation import NAMES
 
 NIGHTLY = {"duty": "workflow_run", "parameters": {"workflow_id": "x"}, "cron": "0 3 * * *"}
 
@@ -136,7 +136,7 @@ OPTIONAL = ("/suspend", "/pause", "/run", "/apply")
 
 async def test_a_body_that_is_malformed_is_refused_by_every_route(api: Any, acme: str) -> None:
     for method, path, media in _taking_json(api.contract.document):
-        where = path.format(tenant=acme, name="nightly", run_id=uuid4())
+        where = path.format(tenant=acme, **NAMES)
         for body in MALFORMED:
             if path.endswith(OPTIONAL) and body in ("", "null", b"", b"null"):
                 continue  # neither says anything, and nothing has to be said
@@ -147,7 +147,7 @@ async def test_a_body_that_is_malformed_is_refused_by_every_route(api: Any, acme
 
 async def test_a_body_of_another_type_is_refused_by_every_route(api: Any, acme: str) -> None:
     for method, path, _ in _taking_json(api.contract.document):
-        where = path.format(tenant=acme, name="nightly", run_id=uuid4())
+        where = path.format(tenant=acme, **NAMES)
         for media in ("text/plain", "application/xml", "multipart/form-data", "nonsense", ""):
             answer = await _sent(api, method, where, b"{}", media)
             assert 400 <= answer.status_code < 500, _said(answer)
@@ -190,7 +190,7 @@ async def test_a_text_that_no_database_takes_is_refused_in_every_field_of_every_
 ) -> None:
     await api.post(f"/tenants/{acme}/definitions", json=a_definition())
     for method, path, fields in _schemas(api.contract.document):
-        where = path.format(tenant=acme, name="nightly", run_id=uuid4())
+        where = path.format(tenant=acme, **NAMES)
         beside = BESIDE.get(path, NIGHTLY if method == "put" else {})
         bodies = [
             {**beside, field: value}
@@ -209,7 +209,7 @@ async def test_any_text_in_an_address_is_answered(api: Any, acme: str, a_definit
         for method, operation in operations.items():
             for parameter in operation.get("parameters", ()):
                 for text in ("a%00b", "%ED%A0%80", "%FF", "%F0%9F%98%80", "%0A", "%25", "_"):
-                    own = {"tenant": acme, "name": "nightly", "run_id": str(uuid4())}
+                    own = {**NAMES, "tenant": acme}
                     query = ""
                     if parameter["in"] == "path":
                         own[parameter["name"]] = text

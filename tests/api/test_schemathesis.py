@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -26,6 +27,10 @@ CHECKS = (
     "response_schema_conformance",
 )
 
+PROJECT = "0190a3c2-7d4e-7b6a-9f00-3a5c1d2e4f60"
+REQUEST = "7b0e6b1c-5a55-4c4f-9a53-2f6f0a1c9d10"
+INCIDENT = "5d0c9a52-2f0e-4d5a-8f43-0b8a4d8f2b11"
+
 SECONDS = 240
 """It takes half a minute in all, on two cores with nothing else to do."""
 
@@ -36,6 +41,19 @@ async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition:
     await sql.execute("insert into tenants (slug) values ('acme'), ('globex')")
     # `/readyz` answers 503 where nobody leads, and that is no failure.
     await sql.execute("insert into marks (name, at) values ('watch', '2100-01-01')")
+    await sql.execute(
+        "insert into projects (tenant, id, name) values ('acme', $1, 'shop')", UUID(PROJECT)
+    )
+    await sql.execute(
+        "insert into servers (tenant, handle, status, provisioning_request) "
+        "values ('acme', 'vps-10482', 'pending_setup', $1)",
+        UUID(REQUEST),
+    )
+    await sql.execute(
+        "insert into incidents (tenant, id, server, kind, severity, title) "
+        "values ('acme', $1, 'vps-10482', 'clock_skew', 'warning', 'Late')",
+        UUID(INCIDENT),
+    )
     await remote.post("/tenants/acme/definitions", json=a_definition("nightly-sync"))
     await watch.settle()
     asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})
@@ -52,6 +70,9 @@ async def _tried_out(remote: Any, served: Any, run_id: str, who: str, *options: 
         "ROTA_TEST_ADMIN": await remote.token("admin"),
         "ROTA_TEST_ANY_TENANT": str(int("@" not in who)),
         "ROTA_TEST_RUN": run_id,
+        "ROTA_TEST_REQUEST": REQUEST,
+        "ROTA_TEST_INCIDENT": INCIDENT,
+        "ROTA_TEST_PROJECT": PROJECT,
     }
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),

@@ -1,0 +1,44 @@
+"""Checkpoints: what a duty wants to know at its next run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store.recording import recording
+from store.records import Checkpoint
+
+
+async def get(engine: AsyncEngine, tenant: str, key: str) -> Checkpoint | None:
+    """Return a checkpoint, if there is such a one."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        return await session.get(Checkpoint, (tenant, key))
+
+
+async def put(engine: AsyncEngine, tenant: str, key: str, value: Any) -> Checkpoint:
+    """Write a checkpoint, whatever stood there; return it.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: There is no such tenant.
+    """
+    async with recording(engine, tenant, "checkpoints") as session:
+        written = insert(Checkpoint).values(tenant=tenant, key=key, value=value)
+        written = written.on_conflict_do_update(
+            index_elements=["tenant", "key"],
+            set_={"value": written.excluded.value, "updated_at": func.now()},
+        )
+        return (await session.scalars(written.returning(Checkpoint))).one()
+
+
+async def remove(engine: AsyncEngine, tenant: str, key: str) -> bool:
+    """Delete a checkpoint; return whether there was such a one.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: There is no such tenant.
+    """
+    async with recording(engine, tenant, "checkpoints") as session:
+        gone = delete(Checkpoint).where(Checkpoint.tenant == tenant, Checkpoint.key == key)
+        return await session.scalar(gone.returning(Checkpoint.key)) is not None

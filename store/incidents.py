@@ -1,0 +1,281 @@
+"""Incidents: at most one open of a kind, each opened and closed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store import notices
+from store.fleet import Incident, Notice, Server, held
+
+Identity = tuple[str | None, str, str]
+"""Which incident of a tenant: the server's handle, the kind, and what it is about."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An incident that is to be open, whether or not it is already.
+
+    Attributes:
+        server: The server's handle; None where it is about none.
+        kind: Of which kind.
+        about: What it is about; empty where there is one of its kind only.
+        severity: `warning` or `critical`.
+        title: The same for people.
+        details: More of it, for programs.
+    """
+
+    server: str | None
+    kind: str
+    about: str
+    severity: str
+    title: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """Which incident it is."""
+        return self.server, self.kind, self.about
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of incidents.
+
+    Attributes:
+        opened: Those that were not open.
+        still_open: Those that were open already, and are to be.
+        closed: Those that were open, and are not to be.
+    """
+
+    opened: list[Incident]
+    still_open: list[Incident]
+    closed: list[Incident]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which incidents are asked for; None asks for any.
+
+    Attributes:
+        status: `detected`, `recovering` or `resolved`.
+        kind: Of this kind.
+        server: Of the server of this handle.
+        open: Those that are not resolved, or those that are.
+    """
+
+    status: str | None = None
+    kind: str | None = None
+    server: str | None = None
+    open: bool | None = None
+
+
+class Resolved(Exception):
+    """The incident is over, and stays as it is."""
+
+
+class NoServer(Exception):
+    """An incident is about a server that is not there.
+
+    Attributes:
+        number: Its place among those to be opened, from 0.
+        handle: The server's handle.
+    """
+
+    def __init__(self, number: int, handle: str) -> None:
+        super().__init__(handle)
+        self.number, self.handle = number, handle
+
+
+async def put(
+    engine: AsyncEngine,
+    tenant: str,
+    at: datetime,
+    opening: Sequence[Opening],
+    closing: Sequence[Identity],
+    who: str | None = None,
+) -> Written:
+    """Open and close incidents, all of them or none.
+
+    Raises:
+        NoServer: One is about a server that is not there.
+        sqlalchemy.exc.NoResultFound: There is no such tenant.
+    """
+    async with held(engine, tenant, who) as session:
+        handles = {one.server for one in opening if one.server is not None}
+        known = select(Server.handle).where(Server.tenant == tenant, Server.handle.in_(handles))
+        missing = handles - set(await session.scalars(known))
+        for number, one in enumerate(opening):
+            if one.server in missing:
+                raise NoServer(number, one.server)
+        return await write(session, tenant, at, opening, closing)
+
+
+async def write(
+    session: AsyncSession,
+    tenant: str,
+    at: datetime,
+    opening: Iterable[Opening] = (),
+    closing: Iterable[Identity] = (),
+) -> Written:
+    """Open and close incidents, within `held`, and write the notices of it.
+
+    Args:
+        session: That of `held`.
+        tenant: Whose.
+        at: When they were seen so. What was seen open later is not closed.
+        opening: Those that are to be open.
+        closing: Those that are to be closed.
+    """
+    found = select(Incident).where(Incident.tenant == tenant, Incident.status != "resolved")
+    there = {_identity(one): one for one in await session.scalars(found.with_for_update())}
+    opened, still_open = [], []
+    for identity, one in {one.identity: one for one in opening}.items():
+        if known := there.get(identity):
+            _see(known, one, at)
+            still_open.append(known)
+        else:
+            there[identity] = _new(tenant, one, at)
+            opened.append(there[identity])
+    closed = [
+        known
+        for identity in dict.fromkeys(closing)
+        if (known := there.get(identity)) and known.last_seen_at <= at
+    ]
+    for known in closed:
+        _resolve(known, at)
+    session.add_all(opened)
+    await session.flush()
+    told = [*map(_opened, opened), *(_closed(one) for one in closed)]
+    await notices.write_all(session, told)
+    return Written(opened, still_open, closed)
+
+
+async def change(
+    engine: AsyncEngine,
+    tenant: str,
+    incident_id: UUID,
+    at: datetime,
+    status: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    who: str | None = None,
+) -> Incident | None:
+    """Give an incident another status or other details; return it, if there is such a one.
+
+    Each time that it begins recovering counts as an attempt.
+
+    Raises:
+        Resolved: It is resolved, and is to become something else.
+        sqlalchemy.exc.NoResultFound: There is no such tenant.
+    """
+    async with held(engine, tenant, who) as session:
+        found = await session.get(Incident, incident_id, with_for_update=True)
+        if found is None or found.tenant != tenant:
+            return None
+        if details is not None:
+            found.details = dict(details)
+        if status is None or status == found.status:
+            return found
+        if found.status == "resolved":
+            raise Resolved
+        if status == "resolved":
+            _resolve(found, max(at, found.detected_at))
+            await notices.write_all(session, [_closed(found)])
+        else:
+            found.recovery_attempts += status == "recovering"
+            found.status = status
+        return found
+
+
+async def get(engine: AsyncEngine, tenant: str, incident_id: UUID) -> Incident | None:
+    """Return an incident, if there is such a one."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        found = await session.get(Incident, incident_id)
+        return found if found is not None and found.tenant == tenant else None
+
+
+def rows(tenant: str, wanted: Wanted) -> Select[Any]:
+    """Return the list of a tenant's incidents, in no order."""
+    conditions: list[ColumnElement[bool]] = [Incident.tenant == tenant]
+    if wanted.status is not None:
+        conditions.append(Incident.status == wanted.status)
+    if wanted.kind is not None:
+        conditions.append(Incident.kind == wanted.kind)
+    if wanted.server is not None:
+        conditions.append(Incident.server == wanted.server)
+    if wanted.open is not None:
+        is_open = Incident.status != "resolved"
+        conditions.append(is_open if wanted.open else ~is_open)
+    return select(*Incident.__table__.columns).where(*conditions)
+
+
+def _identity(incident: Incident) -> Identity:
+    return incident.server, incident.kind, incident.about
+
+
+def _new(tenant: str, one: Opening, at: datetime) -> Incident:
+    return Incident(
+        tenant=tenant,
+        server=one.server,
+        kind=one.kind,
+        about=one.about,
+        severity=one.severity,
+        title=one.title,
+        details=dict(one.details),
+        detected_at=at,
+        last_seen_at=at,
+    )
+
+
+def _see(incident: Incident, one: Opening, at: datetime) -> None:
+    if incident.last_seen_at > at:
+        return
+    incident.last_seen_at = at
+    incident.severity, incident.title = one.severity, one.title
+    incident.details = dict(one.details)
+
+
+def _resolve(incident: Incident, at: datetime) -> None:
+    incident.status, incident.resolved_at = "resolved", at
+
+
+def _opened(incident: Incident) -> Notice:
+    return Notice(
+        tenant=incident.tenant,
+        kind="incident_opened",
+        severity=incident.severity,
+        subject=_subject(incident),
+        text=f"{_what(incident)}, seen at {_shown(incident.detected_at)}.",
+    )
+
+
+def _closed(incident: Incident) -> Notice:
+    assert incident.resolved_at is not None
+    since, until = _shown(incident.detected_at), _shown(incident.resolved_at)
+    return Notice(
+        tenant=incident.tenant,
+        kind="incident_closed",
+        severity="info",
+        subject=f"Over: {_subject(incident)}",
+        text=f"{_what(incident)}, from {since} to {until}.",
+    )
+
+
+def _subject(incident: Incident) -> str:
+    return f"{incident.server}: {incident.title}" if incident.server else incident.title
+
+
+def _what(incident: Incident) -> str:
+    of = f" of {incident.server}" if incident.server else ""
+    about = f" ({incident.about})" if incident.about else ""
+    return f"Incident {incident.kind}{about}{of}, {incident.severity}"
+
+
+def _shown(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -4,7 +4,21 @@ This module is also the `prefect.collections` entry point: Prefect imports it in
 looks for a block type, so that `Block.load("workflow-service/default")` works there. Keep it light.
 """
 
+from blocks.embedders import LocalEmbedder, OpenAIEmbedder
+from blocks.github_service import GitHub
+from blocks.provisioner import ProvisionerQueue
 from blocks.records import Records
+from blocks.ssh import SSHAccess
+from blocks.time4vps import Time4VPS
 from blocks.workflow_service import WorkflowService
 
-__all__ = ["Records", "WorkflowService"]
+__all__ = [
+    "GitHub",
+    "LocalEmbedder",
+    "OpenAIEmbedder",
+    "ProvisionerQueue",
+    "Records",
+    "SSHAccess",
+    "Time4VPS",
+    "WorkflowService",
+]

@@ -10,7 +10,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import uvicorn
-from scripts.embedding import Embedders
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import make
@@ -20,6 +19,7 @@ from blocks.outgoing import Backoff
 from blocks.records import Records
 from deployments.gateway import Gateway
 from flows.indexing import Indexer, Named, Project
+from scripts.embedding import Embedders
 from store import tokens
 from store.settings import Settings
 from tests.documents.embeddings import KEY, EmbeddingsServer

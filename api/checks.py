@@ -103,7 +103,7 @@ class ChecksRecorded(BaseModel):
     )
 
 
-@router.put("", response_model=ChecksRecorded, responses=declared(404))
+@router.put("", response_model=ChecksRecorded, responses=declared(404, 409))
 async def put_checks(
     request: Request, tenant: TenantSlug, caller: Recorder, body: Checks
 ) -> Response:

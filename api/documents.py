@@ -16,6 +16,8 @@ from deployments.entry import SLUG, Entry, Text
 
 INSTANT = "2026-03-01T07:00:00Z"
 STATE = "problem, suspended, paused, waiting (for its deployment), or active"
+MOST_UNKNOWN = 50
+"""Fields beyond those that a body has; each that is named takes memory."""
 State = Literal["problem", "suspended", "paused", "waiting", "active"]
 
 
@@ -23,6 +25,14 @@ class Document(BaseModel):
     """What a body has to be: nothing more than what it says."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, said: Any) -> Any:
+        most = len(cls.model_fields) + MOST_UNKNOWN
+        if isinstance(said, dict) and len(said) > most:
+            raise ValueError(f"it has {len(said)} fields; there are {', '.join(cls.model_fields)}")
+        return said
 
 
 class _Status(BaseModel):

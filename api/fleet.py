@@ -18,7 +18,7 @@ from api import documents
 from api.access import no_tenant
 from api.problems import Refused, unfit
 from deployments.entry import SLUG, Parameters, Text
-from store import health
+from store import health, incidents
 
 HANDLE = "vps-10482"
 REQUEST = "7b0e6b1c-5a55-4c4f-9a53-2f6f0a1c9d10"
@@ -239,7 +239,8 @@ class Incident(BaseModel):
 def server(row: Any) -> dict[str, Any]:
     """Return a row of servers as a document."""
     found = {name: getattr(row, name) for name in Server.model_fields}
-    return found | {"health": health.written(health.read(row.health))}
+    known = health.written(health.read(row.health))
+    return found | {"health": {name: known[name] for name in Health.model_fields}}
 
 
 def incident(row: Any) -> dict[str, Any]:
@@ -254,15 +255,21 @@ def no_server(handle: str) -> Refused:
 
 @contextmanager
 def existing(tenant: str) -> Iterator[None]:
-    """Refuse what is written meanwhile if there is no such tenant.
+    """Refuse what is written meanwhile if there is no such tenant, or it has no room for it.
 
     Raises:
-        Refused: 404.
+        Refused: 404, there is no such tenant; 409, it would have too many open incidents.
     """
     try:
         yield
     except NoResultFound:
         raise no_tenant(tenant) from None
+    except incidents.TooMany as error:
+        said = (
+            f"{error.number} incidents would be open, and a tenant may have {incidents.MOST_OPEN}. "
+            "Close those that are over; nothing was written."
+        )
+        raise Refused(409, said) from None
 
 
 def without_default(schema: dict[str, Any]) -> None:
@@ -270,14 +277,19 @@ def without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def check_clock(at: datetime) -> None:
+def check_clock(at: datetime) -> datetime:
     """See that what is recorded has happened.
+
+    Returns:
+        The instant; now, if it is a little ahead.
 
     Raises:
         Refused: 422, it is more than an hour ahead.
     """
-    if at > datetime.now(UTC) + AHEAD:
+    now = datetime.now(UTC)
+    if at > now + AHEAD:
         raise unfit(f"at: {at.isoformat()} is yet to come; set the clock of whoever sent it")
+    return min(at, now)
 
 
 def check_unique(field: str, values: Sequence[str]) -> None:

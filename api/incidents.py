@@ -59,7 +59,10 @@ class IncidentOpening(IncidentIdentity):
 class IncidentsSeen(documents.Document):
     """Which incidents are to be open, and which are not."""
 
-    at: Instant = Field(description="When that was seen", examples=[documents.INSTANT])
+    at: Instant = Field(
+        description="When that was seen; if that is ahead, it counts as now",
+        examples=[documents.INSTANT],
+    )
     open: list[IncidentOpening] = Field(
         [], max_length=MOST, description="Those that are to be open; at most 1,000"
     )
@@ -99,16 +102,16 @@ class Incidents(Page):
     items: list[fleet.Incident] = Field(description="The incidents, the latest first")
 
 
-@router.put("", response_model=IncidentsWritten, responses=declared(404))
+@router.put("", response_model=IncidentsWritten, responses=declared(404, 409))
 async def put_incidents(
     request: Request, tenant: TenantSlug, caller: Recorder, body: IncidentsSeen
 ) -> Response:
     """Open and close incidents, all of them or none; at most one is open of each.
 
     One that is open already is seen again, with this severity, title and details. One that was
-    seen open later than `at` is not closed.
+    seen open later than `at` is not closed. More than 10,000 that are open are a 409.
     """
-    fleet.check_clock(body.at)
+    at = fleet.check_clock(body.at)
     opening = [
         incidents.Opening(one.server, one.kind, one.about, one.severity, one.title, one.details)
         for one in body.open
@@ -117,7 +120,7 @@ async def put_incidents(
     engine = state_of(request).engine
     try:
         with fleet.existing(tenant):
-            written = await incidents.put(engine, tenant, body.at, opening, closing, caller.name)
+            written = await incidents.put(engine, tenant, at, opening, closing, caller.name)
     except incidents.NoServer as error:
         raise unfit(f"open.{error.number}.server: there is no server {error.handle!r}") from None
     return documents.answer(

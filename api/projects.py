@@ -34,8 +34,19 @@ SPEC = {"name": "shop", "owner": "payments"}
 Status = Literal["discovered", "active", "missing", "archived"]
 Visibility = Literal["public", "private", "internal"]
 RepositoryId = Annotated[int, Field(ge=1, lt=2**63)]
-Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200)]
 ProjectId = Annotated[UUID, Path(description="The project's id", examples=[ID])]
+
+
+def _named_alike(source: str) -> str:
+    provider, colon, whose = source.partition(":")
+    return f"{provider.lower()}{colon}{whose}"
+
+
+Source = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200),
+    AfterValidator(_named_alike),
+]
 
 
 def _small(spec: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +109,7 @@ class Sweep(documents.Document):
     """What a source was found to have."""
 
     source: Source = Field(
-        description="Where they were found: the provider, a colon, and whose they are",
+        description="Where: the provider, in whatever case, a colon, and whose they are",
         examples=["github:acme"],
     )
     projects: list[Item] = Field(
@@ -280,6 +291,7 @@ async def list_projects(
     ] = None,
 ) -> Response:
     """List the projects of a tenant."""
+    source = source and _named_alike(source)
     sought = [one and one.replace("\0", "\N{REPLACEMENT CHARACTER}") for one in (source, q)]
     rows = projects.wanted(tenant, status, *sought)
     return await lists.answer(request, tenant, paging, rows, (Row.name, Row.id), _shown)
@@ -330,7 +342,7 @@ def _check_unique(ids: list[int]) -> None:
 
 def _too_many(mass: projects.MassChange, source: str) -> Refused:
     said = (
-        f"mass-change: {mass.missing} of the {mass.of} projects of {source} that are not archived "
+        f"mass-change: {mass.missing} of the {mass.of} projects of {source} that are there "
         "would become missing at once, and nothing was written. If they are gone, say "
         "allow_mass_change"
     )

@@ -29,7 +29,10 @@ DAY = 86400
 class ProvisioningClaim(documents.Document):
     """Which servers are to be claimed."""
 
-    at: Instant = Field(description="When they are claimed", examples=[documents.INSTANT])
+    at: Instant = Field(
+        description="When they are claimed; if that is ahead, it counts as now",
+        examples=[documents.INSTANT],
+    )
     stuck_seconds: int = Field(
         1800,
         ge=1,
@@ -122,12 +125,12 @@ async def claim_provisioning(
     Those are `pending_setup`, or `provisioning` for too long, and have no live request that is
     younger than the cool-down, or than `stuck_seconds` if it was published. Their status stays.
     """
-    fleet.check_clock(body.at)
+    at = fleet.check_clock(body.at)
     with fleet.existing(tenant):
         claimed = await provisioning.claim(
             state_of(request).engine,
             tenant,
-            body.at,
+            at,
             stuck=timedelta(seconds=body.stuck_seconds),
             cooldown=timedelta(seconds=body.cooldown_seconds),
             limit=body.limit,
@@ -161,7 +164,9 @@ async def confirm_provisioning(
     return Response(status_code=204)
 
 
-@router.post("/provisioning/results", response_model=ProvisioningApplied, responses=declared(404))
+@router.post(
+    "/provisioning/results", response_model=ProvisioningApplied, responses=declared(404, 409)
+)
 async def apply_provisioning(
     request: Request, tenant: TenantSlug, caller: Recorder, body: ProvisioningResults
 ) -> Response:

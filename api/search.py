@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from api import documents
 from api.access import Anybody, TenantSlug, no_tenant
-from api.problems import declared
+from api.problems import declared, unfit
 from api.project_documents import URI
 from api.projects import ID
 from api.state import State, state_of
@@ -21,6 +22,7 @@ from store.search import Asked, Meaning
 router = APIRouter(prefix="/tenants/{tenant}/search", tags=["records"])
 
 MOST = 50
+MOST_WORDS = 32
 
 By = Literal["word", "meaning"]
 
@@ -64,7 +66,8 @@ async def search_documents(
         Query(
             min_length=1,
             max_length=1000,
-            description='Words, "phrases", `or`, and `-word` for what is not to be there',
+            description='Words, "phrases", `or`, and `-word` for what is not to be there; at '
+            "most 32 words",
             examples=["install docker"],
         ),
     ],
@@ -79,9 +82,14 @@ async def search_documents(
     embedder that this API can ask; `by` says whether that was so.
     """
     state = state_of(request)
+    if (words := len(re.findall(r"[^\W_]+", q))) > MOST_WORDS:
+        raise unfit(f"q: it has {words} words; use at most {MOST_WORDS}")
     asked = Asked(tenant, q.replace("\0", " "), limit, project)
     meaning = await _meaning(state, asked)
-    found = await search.search(state.engine, asked, meaning)
+    try:
+        found = await search.search(state.engine, asked, meaning)
+    except search.TooMuch:
+        raise unfit("q: it finds too much; use fewer or rarer words") from None
     if not found and await tenants.find(state.engine, tenant) is None:
         raise no_tenant(tenant)
     items = [{name: one[name] for name in Hit.model_fields} for one in found]

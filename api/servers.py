@@ -89,7 +89,7 @@ class ServerList(documents.Document):
     )
     allow_mass_change: bool = Field(
         False,
-        description="Whether more than half of the servers may become missing at once",
+        description="Whether more than half may become missing, or not managed, at once",
         examples=[False],
     )
 
@@ -196,9 +196,10 @@ async def put_servers(
     """Write servers as their provider lists them, all of them or none.
 
     A server is known by its `provider_id`; one whose id is not among these, or that has none, by
-    its address. A new one is `pending_setup` if it is managed, else `reserved`. More than half of
-    a provider's servers, and at least 5, do not become missing at once: that is a 409, unless
-    `allow_mass_change`.
+    its address, unless that is missing or decommissioned. A new one is `pending_setup` if it is
+    managed, else `reserved`; but `active` if it is managed and at the address of a server that is
+    there already. More than half of a provider's servers, and at least 5, do not become missing
+    at once, nor those that are managed not managed: that is a 409, unless `allow_mass_change`.
     """
     listed = servers.Listed(
         body.provider,
@@ -214,7 +215,7 @@ async def put_servers(
         raise unfit(f"servers.{error.number}.{error.field}: {error}") from None
     except servers.MassChange as mass:
         said = (
-            f"mass-change: {mass} at once, and nothing was written. If they are gone, say "
+            f"mass-change: {mass} at once, and nothing was written. If that is so, say "
             "allow_mass_change"
         )
         raise Refused(409, f"{said}.", [("allow_mass_change", said)]) from None
@@ -286,13 +287,24 @@ async def patch_server(
     return documents.answer(fleet.server(row))
 
 
-@router.delete("/{handle}", status_code=204, responses=declared(404))
+@router.delete("/{handle}", status_code=204, responses=declared(404, 409))
 async def delete_server(
     request: Request, tenant: TenantSlug, caller: Recorder, handle: HandlePath
 ) -> Response:
-    """Delete a server, and its incidents. One that its provider still lists comes back as new."""
-    with fleet.existing(tenant):
-        gone = await servers.remove(state_of(request).engine, tenant, handle, caller.name)
+    """Delete a server, and its incidents.
+
+    One that was not made by hand has to be missing, reserved or decommissioned, else it is a 409:
+    its provider lists it, and it would come back as new, to be set up.
+    """
+    try:
+        with fleet.existing(tenant):
+            gone = await servers.remove(state_of(request).engine, tenant, handle, caller.name)
+    except servers.StillThere as error:
+        said = (
+            f"{handle} is {error.status}, and would be set up anew if it were deleted: set its "
+            "status to decommissioned; its provider lists it."
+        )
+        raise Refused(409, said, [("status", "set it to decommissioned")]) from None
     if not gone:
         raise fleet.no_server(handle)
     return Response(status_code=204)

@@ -8,11 +8,15 @@ GitHubError
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
 SYMBOLIC_LINK = "120000"
+FIRST = datetime(1900, 1, 1, tzinfo=UTC)
+LAST = datetime(9000, 1, 1, tzinfo=UTC)
+"""Records take instants from `FIRST` to `LAST`."""
 
 
 class GitHubError(Exception):
@@ -86,7 +90,7 @@ class Repository(Named):
     private: bool = False
     visibility: Literal["public", "private", "internal"] | None = None
     archived: bool = False
-    pushed_at: AwareDatetime | None = None
+    pushed_at: Annotated[AwareDatetime, Field(ge=FIRST, le=LAST)] | None = None
     html_url: Text | None = Field(default=None, max_length=2048)
 
 

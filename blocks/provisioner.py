@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -24,7 +25,6 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
-    IPvAnyAddress,
     SecretStr,
     ValidationError,
 )
@@ -42,8 +42,8 @@ KEPT_ASIDE_SECONDS = 7 * 86_400
 """How long it is remembered that an entry is kept, so that other groups do not keep it again."""
 
 MOST_BYTES = 64 << 10
-LAST_SECOND = 253_402_300_799
-"""The last instant that Python knows, in seconds since 1970."""
+LAST_SECOND = 221_845_392_000
+"""The beginning of the year 9000, in seconds since 1970; no record is later."""
 
 ERROR_CHARACTERS = 2000
 CONSUMER = "rota"
@@ -91,8 +91,12 @@ def _shortened(value: Any) -> Any:
     return value[:ERROR_CHARACTERS].replace("\0", "�") if isinstance(value, str) else value
 
 
-def _none_if_empty(value: Any) -> Any:
-    return None if value == "" else value
+def _none_unless_usable(value: Any) -> str | None:
+    # A zone such as `%eth0` says something on one machine only.
+    try:
+        return str(ip_address(value)) if isinstance(value, str) and "%" not in value else None
+    except ValueError:
+        return None
 
 
 class Result(BaseModel):
@@ -103,7 +107,7 @@ class Result(BaseModel):
         server_handle: The server's.
         status: Whether the server is set up.
         error: What went wrong, at most 2,000 characters of it.
-        server_ip: The server's address.
+        server_ip: The server's address; None where what is said is none.
 
     """
 
@@ -111,7 +115,7 @@ class Result(BaseModel):
     server_handle: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)
     status: Literal["success", "failed", "error"]
     error: Annotated[str | None, BeforeValidator(_shortened)] = None
-    server_ip: Annotated[IPvAnyAddress | None, BeforeValidator(_none_if_empty)] = None
+    server_ip: Annotated[str | None, BeforeValidator(_none_unless_usable)] = None
 
 
 @dataclass(frozen=True)
@@ -219,17 +223,19 @@ class ProvisionerQueue(Block):
         from redis.asyncio.retry import Retry
         from redis.backoff import ExponentialBackoff
 
+        password = self.password.get_secret_value() if self.password else None
         redis = Redis.from_url(
             self.url,
             username=self.username,
-            password=self.password.get_secret_value() if self.password else None,
+            password=password,
             socket_timeout=self.answer_seconds,
             socket_connect_timeout=self.answer_seconds,
             # An entry that is added twice holds the same request, so that trying again is safe.
             retry=Retry(ExponentialBackoff(cap=1, base=0.1), 3),
             protocol=2,
         )
-        streams = Streams(redis, self.url, self.queue, self.results)
+        secrets = [one for one in (self.username, password) if one]
+        streams = Streams(redis, self.url, self.queue, self.results, secrets)
         try:
             await streams.check()
             yield streams
@@ -243,8 +249,11 @@ class Streams:
     Every call raises `QueueRefused` or `QueueUnavailable`.
     """
 
-    def __init__(self, redis: Redis, url: str, queue: str, results: str) -> None:
+    def __init__(
+        self, redis: Redis, url: str, queue: str, results: str, secrets: Sequence[str]
+    ) -> None:
         self._redis = redis
+        self._secrets = sorted(secrets, key=len, reverse=True)
         self._url = url
         self._queue = queue
         self._results = results
@@ -355,12 +364,21 @@ class Streams:
             # What goes wrong while it connects is the cause of an error of the connection.
             if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
                 raise QueueRefused(
-                    f"Redis at {self._url} refused what was asked: {error}. See to the block's "
-                    "username and password, and to what they may do."
-                ) from error
+                    f"Redis at {self._url} refused what was asked: {self._masked(error)}. "
+                    "See to the block's username and password, and to what they may do."
+                ) from None
             raise QueueUnavailable(
-                f"Redis at {self._url} cannot be used: {type(error).__name__}: {error}"
-            ) from error
+                f"Redis at {self._url} cannot be used: "
+                f"{type(error).__name__}: {self._masked(error)}"
+            ) from None
+
+    def _masked(self, error: Exception) -> str:
+        """Return what an error says, without the secrets that Redis may repeat."""
+        # What a command began with is cut somewhere, perhaps in the midst of a secret.
+        said = str(error).partition(", with args beginning with")[0]
+        for secret in self._secrets:
+            said = said.replace(secret, "**********")
+        return said
 
 
 def _arrived(entries: Sequence[tuple[bytes | None, Mapping[bytes, bytes] | None]]) -> list[Arrived]:

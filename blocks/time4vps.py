@@ -164,10 +164,11 @@ class Time4VPS(VPSProvider):
             trust_env=self.base_url.scheme == "https",
         ) as client:
             packed = base64.b64encode(":".join(login).encode()).decode()
+            secrets = packed, *sorted(login, key=len, reverse=True)
             yield _Calls(
                 client,
                 str(self.base_url).rstrip("/"),
-                (packed, *sorted(login, key=len, reverse=True)),
+                [_written(one) for one in secrets],
                 self.answer_seconds,
                 backoff,
                 until=backoff.clock() + self.deadline_seconds,
@@ -180,7 +181,7 @@ class _Calls:
 
     Attributes:
         url: The address of the API.
-        secrets: What must not be repeated, the longest first.
+        secrets: What must not be repeated, the longest first, however JSON may write it.
         answer_seconds: How long to wait for one whole answer.
         until: When to give up, by the clock of `backoff`.
         held_until: Until when the provider wants no request, by the same clock.
@@ -189,7 +190,7 @@ class _Calls:
 
     client: httpx.AsyncClient
     url: str
-    secrets: Sequence[str]
+    secrets: Sequence[re.Pattern[str]]
     answer_seconds: float
     backoff: Backoff
     until: float
@@ -257,8 +258,21 @@ class _Calls:
     def masked(self, text: str) -> str:
         """Return a text without the secrets in it; some proxies repeat what they refuse."""
         for secret in self.secrets:
-            text = text.replace(secret, "**********")
+            text = secret.sub("**********", text)
         return text
+
+
+def _written(secret: str) -> re.Pattern[str]:
+    """Return what finds a secret in a text, be it as it is or as JSON may write it."""
+    return re.compile("".join(map(_character, secret)))
+
+
+def _character(one: str) -> str:
+    digits = one.encode("utf-16-be", "surrogatepass").hex()
+    code = "".join(rf"\\u(?i:{digits[at : at + 4]})" for at in range(0, len(digits), 4))
+    # Any may stand as its code, some have to stand after a backslash, and a slash may.
+    short = r"\/" if one == "/" else json.dumps(one)[1:-1]
+    return f"(?:{code}|{re.escape(short)}|{re.escape(one)})"
 
 
 def _log_setback(setback: Setback, tries: int, wait: float) -> None:

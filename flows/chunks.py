@@ -30,6 +30,8 @@ FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?:.*\r?\n){0,200}?(?:---|\.\.\.)[ \t]
 """What some tools put before a Markdown document, and which would be read as a heading."""
 
 TITLE_CHARACTERS = 160
+INLINE_CHARACTERS = 2000
+"""So much of a heading or paragraph is read; what is nested in it can take very long."""
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 _BLOCKS = MarkdownIt("commonmark").disable(["inline", "text_join"])
@@ -136,7 +138,7 @@ def _headings(text: str) -> Iterator[_Heading]:
         # A heading inside of a list or a quotation divides nothing.
         if opening.type == "heading_open" and opening.level == 0 and opening.map:
             line, end = opening.map
-            [shown] = MARKDOWN.parseInline(inline.content)
+            [shown] = MARKDOWN.parseInline(inline.content[:INLINE_CHARACTERS])
             title = plain(shown)[:TITLE_CHARACTERS]
             yield _Heading(line + skipped, end + skipped, int(opening.tag[1:]), title)
 

@@ -65,7 +65,8 @@ async def server_sync(
             stands in front: `other-vps/default`.
         managed_ids: The provider's ids of those servers that are ours to set up and to watch. Of
             the others it is only known that they are there.
-        allow_mass_change: Whether more than half of the servers may become missing at once.
+        allow_mass_change: Whether more than half of the servers may become missing, or be no longer
+            managed, at once.
         notify: The full names of notification blocks to tell people through what is new, such as
             `slack-webhook/ops`.
         records: The name of the Records block to write through.

@@ -5,8 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
-from flows.chunks import FRONT_MATTER, MARKDOWN, plain
+from markdown_it import MarkdownIt
+
+from flows.chunks import FRONT_MATTER, INLINE_CHARACTERS, MARKDOWN, plain
 
 MOST_CHARACTERS = 800
 MOST_SENTENCES = 300
@@ -14,6 +17,7 @@ ALIKE = 0.6
 
 # Not after `e.g.` and `i.e.`, which a capital may follow.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[^\sa-z])|(?<=[。！？])")
+_BLOCKS = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
 _WORD = re.compile(r"[^\W_]+")
 
 _Weights = Mapping[str, float]
@@ -53,20 +57,28 @@ def summarize(text: str, most_characters: int = MOST_CHARACTERS) -> str | None:
 
 def _sentences(text: str) -> Iterator[str]:
     left = MOST_SENTENCES
-    for paragraph in _paragraphs(text):
-        for sentence in _SENTENCE_END.split(paragraph):
+    for paragraph, whole in _paragraphs(text):
+        sentences = _SENTENCE_END.split(paragraph)
+        for sentence in sentences if whole else sentences[:-1] or sentences:
             # Rows of badges and links are no sentences.
-            if sum(map(str.isalpha, sentence)) < 20 or not left:
+            if sum(map(str.isalpha, sentence)) < 20:
                 continue
-            left -= 1
             yield sentence.strip()
+            left -= 1
+            if not left:
+                return
 
 
-def _paragraphs(text: str) -> Iterator[str]:
+def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each paragraph as it is read, and whether that is all of it."""
     before = FRONT_MATTER.match(text)
-    for opening, inline in pairwise(MARKDOWN.parse(text[before.end() :] if before else text)):
+    links: dict[str, Any] = {}
+    tokens = _BLOCKS.parse(text[before.end() :] if before else text, links)
+    for opening, inline in pairwise(tokens):
         if opening.type == "paragraph_open" and opening.level == 0:
-            yield plain(inline)
+            content = inline.content
+            [shown] = MARKDOWN.parseInline(content[:INLINE_CHARACTERS], links)
+            yield plain(shown), len(content) <= INLINE_CHARACTERS
 
 
 def _weighted(sentences: list[str]) -> list[_Weights]:

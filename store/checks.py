@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from store import health, incidents
 from store.fleet import Incident, Server, held
 from store.health import Check
-from store.incidents import Identity, Opening, Written
+from store.incidents import Opening, Written
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ class Swept:
     unknown: list[str]
 
 
+PROBER_FAILED = "prober_failed"
+
+
 async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None = None) -> Swept:
     """Record a sweep; of a server that was looked at as late or later already, nothing changes.
 
     Raises:
+        store.incidents.TooMany: More incidents would be open than a tenant may have.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     async with held(engine, tenant, who) as session:
@@ -71,8 +75,8 @@ async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None
         failed = health.prober_failed(
             [sweep.checks[one.handle].outcome for one in servers if not _is_quiet(one, sweep.at)]
         )
-        if not fresh:
-            written = Written([], [], [])
+        if servers and not fresh:
+            written = Written()
         elif failed:
             written = await incidents.write(session, tenant, sweep.at, [_blamed(sweep)])
         else:
@@ -92,7 +96,9 @@ async def _apply(
     session: AsyncSession, tenant: str, sweep: Sweep, servers: list[Server]
 ) -> Written:
     opening: list[Opening] = []
-    closing: list[Identity] = [(None, *_prober(sweep))]
+    # Who failed may have had another name, and a good look is all that it takes.
+    closing = await incidents.open_about(session, tenant, PROBER_FAILED)
+    found: list[tuple[Server, health.Judged]] = []
     for server in servers:
         judged = health.judge(
             health.read(server.health),
@@ -111,7 +117,16 @@ async def _apply(
             for one in judged.opening
         ]
         closing += [(server.handle, kind, about) for kind, about in judged.closing]
-    return await incidents.write(session, tenant, sweep.at, opening, closing)
+        found.append((server, judged))
+    written = await incidents.write(session, tenant, sweep.at, opening, closing)
+    left = {(one.server, one.kind, one.about) for one in written.left}
+    for server, judged in found:
+        if judged.health.unclosed:
+            settled = health.settled(
+                judged, {one for one in judged.closing if (server.handle, *one) in left}
+            )
+            server.health = health.written(settled)
+    return written
 
 
 def _is_fresh(server: Server, at: datetime) -> bool:
@@ -127,11 +142,7 @@ def _in_window(server: Server, at: datetime) -> bool:
     return health.in_window(server.maintenance_from, server.maintenance_until, at)
 
 
-def _prober(sweep: Sweep) -> tuple[str, str]:
-    return "prober_failed", sweep.prober
-
-
 def _blamed(sweep: Sweep) -> Opening:
     failed = sum(one.outcome != "up" for one in sweep.checks.values())
     title = f"{failed} of {len(sweep.checks)} checks by {sweep.prober} failed at once"
-    return Opening(None, *_prober(sweep), "critical", title, {"failed": failed})
+    return Opening(None, PROBER_FAILED, sweep.prober, "critical", title, {"failed": failed})

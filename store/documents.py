@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store import vectors
+from store import projects, search, vectors
 from store.recording import recording
 from store.records import Chunk, Document, Project
 
@@ -81,7 +81,9 @@ async def write(
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     pieces = [piece for one in documents for piece in one.pieces]
-    await vectors.prepare(engine, {len(one.embedding) for one in pieces if one.embedding})
+    dimensions = {len(one.embedding) for one in pieces if one.embedding}
+    if dimensions and await projects.get(engine, tenant, project_id) is not None:
+        await vectors.prepare(engine, dimensions, search.EXACT)
     written = Written()
     async with recording(engine, tenant, "documents") as session:
         if not await _holds(session, tenant, project_id):

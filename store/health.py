@@ -13,7 +13,7 @@ Flapping and maintenance hold back incidents and status, never what is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
@@ -98,6 +98,7 @@ class Health:
         facts: What was measured last.
         problems: What is wrong with it, as far as is known.
         status_before: The status to give back when it is reached again.
+        unclosed: Incidents that are over, and may be open still: somebody else saw them later.
     """
 
     state: str = "unknown"
@@ -109,6 +110,7 @@ class Health:
     facts: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Trouble, ...] = ()
     status_before: str | None = None
+    unclosed: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,9 @@ def judge(
         for one in now.problems
         if one.identity in seen
     ]
-    closing = {one.identity for one in health.problems} - kept
+    over = ({one.identity for one in health.problems} | set(health.unclosed)) - kept
+    now = replace(now, unclosed=tuple(sorted(over)))
+    closing = over if check.outcome == "up" else set()
     if now.flapping:
         opening.append(Opening(*FLAPPING, "warning", "goes up and down again and again"))
     else:
@@ -188,13 +192,26 @@ def judge(
     return Judged(now, status, () if quiet else tuple(opening), frozenset(closing))
 
 
+def settled(judged: Judged, left: Collection[Identity]) -> Health:
+    """Return a server's health once its incidents have been closed.
+
+    Args:
+        judged: What followed from a check.
+        left: Those of `closing` that are open all the same.
+    """
+    done = judged.closing - set(left)
+    unclosed = tuple(one for one in judged.health.unclosed if one not in done)
+    return replace(judged.health, unclosed=unclosed)
+
+
 def read(said: Mapping[str, Any]) -> Health:
     """Return what is known of a server's health as it is stored; nothing is known at first."""
     if not said:
         return Health()
     since = said["since"] and datetime.fromisoformat(said["since"])
     problems = tuple(Trouble(**one) for one in said["problems"])
-    return Health(**{**said, "since": since, "problems": problems})
+    unclosed = tuple((kind, about) for kind, about in said.get("unclosed", ()))
+    return Health(**{**said, "since": since, "problems": problems, "unclosed": unclosed})
 
 
 def written(health: Health) -> dict[str, Any]:

@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, and_, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from store import notices
 from store.fleet import Incident, Notice, Server, held
+
+MOST_OPEN = 10_000
+"""Incidents that a tenant may have open: more are a fault of whoever opens them."""
 
 Identity = tuple[str | None, str, str]
 """Which incident of a tenant: the server's handle, the kind, and what it is about."""
@@ -52,11 +55,13 @@ class Written:
         opened: Those that were not open.
         still_open: Those that were open already, and are to be.
         closed: Those that were open, and are not to be.
+        left: Those that were to be closed, but were seen open later.
     """
 
-    opened: list[Incident]
-    still_open: list[Incident]
-    closed: list[Incident]
+    opened: list[Incident] = field(default_factory=list)
+    still_open: list[Incident] = field(default_factory=list)
+    closed: list[Incident] = field(default_factory=list)
+    left: list[Incident] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,18 @@ class Wanted:
 
 class Resolved(Exception):
     """The incident is over, and stays as it is."""
+
+
+class TooMany(Exception):
+    """More incidents would be open than a tenant may have.
+
+    Attributes:
+        number: How many that would be.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class NoServer(Exception):
@@ -105,6 +122,7 @@ async def put(
 
     Raises:
         NoServer: One is about a server that is not there.
+        TooMany: More than 10,000 would be open.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     async with held(engine, tenant, who) as session:
@@ -132,29 +150,57 @@ async def write(
         at: When they were seen so. What was seen open later is not closed.
         opening: Those that are to be open.
         closing: Those that are to be closed.
+
+    Raises:
+        TooMany: More than 10,000 would be open.
     """
-    found = select(Incident).where(Incident.tenant == tenant, Incident.status != "resolved")
-    there = {_identity(one): one for one in await session.scalars(found.with_for_update())}
+    wanted = {one.identity: one for one in opening}
+    over = dict.fromkeys(closing)
+    there = await _open_of(session, tenant, wanted | over)
     opened, still_open = [], []
-    for identity, one in {one.identity: one for one in opening}.items():
+    for identity, one in wanted.items():
         if known := there.get(identity):
             _see(known, one, at)
             still_open.append(known)
         else:
             there[identity] = _new(tenant, one, at)
             opened.append(there[identity])
-    closed = [
-        known
-        for identity in dict.fromkeys(closing)
-        if (known := there.get(identity)) and known.last_seen_at <= at
-    ]
+    named = [there[identity] for identity in over if identity in there]
+    closed = [one for one in named if one.last_seen_at <= at]
     for known in closed:
         _resolve(known, at)
+    if opened:
+        await _see_room(session, tenant, len(opened))
     session.add_all(opened)
     await session.flush()
     told = [*map(_opened, opened), *(_closed(one) for one in closed)]
     await notices.write_all(session, told)
-    return Written(opened, still_open, closed)
+    return Written(opened, still_open, closed, [one for one in named if one.last_seen_at > at])
+
+
+async def close_of(session: AsyncSession, tenant: str, handles: Sequence[str]) -> None:
+    """Close whatever is open of servers, within `held`, and write the notices of it.
+
+    That is for servers that nobody checks any more.
+    """
+    if not handles:
+        return
+    of = Incident.server == func.any(cast(list(handles), ARRAY(Text)))
+    found = await session.scalars(_open(tenant).where(of).with_for_update())
+    now = await session.scalar(select(func.now()))
+    assert now is not None
+    told = []
+    for one in found:
+        _resolve(one, max(now, one.detected_at))
+        told.append(_closed(one))
+    await session.flush()
+    await notices.write_all(session, told)
+
+
+async def open_about(session: AsyncSession, tenant: str, kind: str) -> list[Identity]:
+    """Return which incidents of a kind are open that are about no server."""
+    found = _open(tenant).where(Incident.server.is_(None), Incident.kind == kind)
+    return [_identity(one) for one in await session.scalars(found)]
 
 
 async def change(
@@ -213,6 +259,35 @@ def rows(tenant: str, wanted: Wanted) -> Select[Any]:
         is_open = Incident.status != "resolved"
         conditions.append(is_open if wanted.open else ~is_open)
     return select(*Incident.__table__.columns).where(*conditions)
+
+
+def _open(tenant: str) -> Select[tuple[Incident]]:
+    return select(Incident).where(Incident.tenant == tenant, Incident.status != "resolved")
+
+
+async def _open_of(
+    session: AsyncSession, tenant: str, identities: Iterable[Identity]
+) -> dict[Identity, Incident]:
+    """Return those of these incidents that are open, and lock them."""
+    columns = [list(column) for column in zip(*identities, strict=True)] or [[], [], []]
+    # As the unique index has it, which finds them.
+    columns[0] = [server or "" for server in columns[0]]
+    arrays = [cast(column, ARRAY(Text)) for column in columns]
+    sought = func.unnest(*arrays).table_valued("server", "kind", "about").render_derived()
+    same = and_(
+        func.coalesce(Incident.server, "") == sought.c.server,
+        Incident.kind == sought.c.kind,
+        Incident.about == sought.c.about,
+    )
+    found = _open(tenant).join(sought, same).with_for_update(of=Incident)
+    return {_identity(one): one for one in await session.scalars(found)}
+
+
+async def _see_room(session: AsyncSession, tenant: str, more: int) -> None:
+    there = await session.scalar(select(func.count()).select_from(_open(tenant).subquery()))
+    number = (there or 0) + more
+    if number > MOST_OPEN:
+        raise TooMany(number)
 
 
 def _identity(incident: Incident) -> Identity:

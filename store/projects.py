@@ -15,6 +15,9 @@ from store.recording import recording
 from store.records import Project
 from store.writing import writing
 
+CYCLES = 1000
+"""So many sweeps in which a project was missing are remembered, so that each counts once."""
+
 MASS = 5
 """Fewer may become missing at once, however large a part of their source they are."""
 
@@ -24,7 +27,7 @@ class MassChange(Exception):
 
     Attributes:
         missing: How many would.
-        of: How many there are of the source that are not archived.
+        of: How many of the source are there: neither missing nor archived.
     """
 
     def __init__(self, missing: int, of: int) -> None:
@@ -91,10 +94,11 @@ async def sweep(engine: AsyncEngine, tenant: str, found: Sweep) -> Swept:
         locked = _concerned(tenant, found).with_for_update(key_share=True)
         rows = list(await session.scalars(locked))
         there = [one for one in rows if one.source == found.source and one.status != "archived"]
+        were = sum(one.status != "missing" for one in there)
         seen = _put(session, tenant, found, rows, swept)
         absent = [one for one in there if one.id not in seen]
         if found.present is not None and absent:
-            _check_mass(found, absent, len(there))
+            _check_mass(found, absent, were)
             await _miss(session, tenant, found, absent, swept)
         await session.flush()
         now = func.now()
@@ -129,7 +133,9 @@ def _put(
         row = known.get(repository_id) or unlinked.pop(item["name"], None)
         if row is None:
             status = "archived" if item.get("archived") else "active"
-            session.add(Project(tenant=tenant, source=found.source, status=status, **item))
+            row = Project(tenant=tenant, source=found.source, status=status, **item)
+            row.archived_by_source = status == "archived"
+            session.add(row)
             swept.created.append(item["name"])
         else:
             changed = _see(row, {**item, "source": found.source}, swept)
@@ -147,14 +153,15 @@ def _see(row: Project, values: Mapping[str, Any], swept: Swept) -> bool:
     back = row.status == "missing" or (row.status == "archived" and row.missing_cycles > 0)
     if back:
         swept.returned.append(values.get("name", row.name))
-    # One that a person has archived stays so, unlike one that was archived at the provider.
-    revived = back or (row.status == "archived" and row.archived)
+    revived = back or row.archived_by_source
+    by_person = row.status == "archived" and not revived
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
     for name, value in changed.items():
         setattr(row, name, value)
     status = "archived" if row.archived else "active" if revived else row.status
     changed_status = status != row.status
-    row.status, row.missing_cycles, row.missing_cycle = status, 0, None
+    row.status, row.missing_cycles, row.missed_in = status, 0, []
+    row.archived_by_source = row.archived and not by_person
     if changed or changed_status:
         row.updated_at = func.now()
     return bool(changed) or changed_status
@@ -171,8 +178,11 @@ async def _miss(
 ) -> None:
     newly = []
     for row in sorted(absent, key=lambda one: one.name):
-        if found.cycle is None or row.missing_cycle != found.cycle:
-            row.missing_cycles, row.missing_cycle = row.missing_cycles + 1, found.cycle
+        if found.cycle is None:
+            row.missing_cycles += 1
+        elif found.cycle not in row.missed_in:
+            row.missing_cycles += 1
+            row.missed_in = [*row.missed_in, found.cycle][-CYCLES:]
         status = "archived" if row.missing_cycles >= found.archive_after else "missing"
         if status != row.status:
             row.updated_at = func.now()
@@ -238,7 +248,8 @@ async def change(
     Whoever sets its status decides it, and no sweep has counted it as missing any more.
     """
     if "status" in values:
-        values = {**values, "missing_cycles": 0, "missing_cycle": None}
+        nobody_else = {"missing_cycles": 0, "missed_in": [], "archived_by_source": False}
+        values = {**values, **nobody_else}
     changed = (
         update(Project)
         .where(Project.tenant == tenant, Project.id == project_id)

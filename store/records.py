@@ -27,8 +27,9 @@ from store.models import Base
 class Project(Base, kw_only=True):
     """A repository of a tenant's, and what its files say of it.
 
-    `missing_cycle` is the sweep that last counted it as missing. One that is `archived` and has
-    `missing_cycles` was archived because it is gone.
+    `missed_in` names the sweeps that have counted it as missing, as far as they have names. One
+    that is `archived` and has `missing_cycles` was archived because it is gone, one that is
+    `archived_by_source` because it is archived there, and any other by somebody.
     """
 
     __tablename__ = "projects"
@@ -52,7 +53,8 @@ class Project(Base, kw_only=True):
 
     status: Mapped[str] = mapped_column(server_default=text("'active'"), default="active")
     missing_cycles: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
-    missing_cycle: Mapped[str | None] = mapped_column(default=None)
+    missed_in: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), default_factory=list)
+    archived_by_source: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     content_pushed_at: Mapped[datetime | None] = mapped_column(default=None)
     # Or the absence of one would be the JSON null.
     spec: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), default=None)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from store import vectors
@@ -31,10 +32,22 @@ K = 60
 CANDIDATES = 100
 """So many of each ranking are put together."""
 
+RANKED = 1000
+"""So many of the chunks that have the words are ranked; of a long one that takes a while."""
+
+MOST_SECONDS = 3
+"""How long the database may search."""
+
 EXACT = 10_000
 """Up to so many vectors are all compared; the index is faster, and may miss some."""
 
+_CANCELED = "57014"
+
 _vectors = table("chunk_vectors", column("chunk_id"), column("embedding"))
+
+
+class TooMuch(Exception):
+    """What is searched for takes the database longer than it may."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +112,23 @@ async def search(
         engine: The database.
         asked: What is searched for.
         meaning: The same as a vector; None searches by word alone.
+
+    Raises:
+        TooMuch: It takes longer than `MOST_SECONDS`.
     """
+    try:
+        return await _search(engine, asked, meaning)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _CANCELED:
+            raise TooMuch from None
+        raise
+
+
+async def _search(
+    engine: AsyncEngine, asked: Asked, meaning: Meaning | None
+) -> list[dict[str, Any]]:
     async with engine.begin() as connection:
+        await connection.execute(text(f"set local statement_timeout = '{MOST_SECONDS}s'"))
         rankings = {"word": await _by_word(connection, asked)}
         if meaning is not None and await vectors.available(connection):
             rankings["meaning"] = await _by_meaning(connection, asked, meaning)
@@ -132,11 +160,16 @@ def fuse(rankings: Iterable[Sequence[int]]) -> dict[int, float]:
 
 async def _by_word(connection: AsyncConnection, asked: Asked) -> list[int]:
     query = func.websearch_to_tsquery(literal_column("'simple'::regconfig"), cast(asked.q, Text))
-    found = await connection.execute(
-        select(Chunk.id)
+    having = (
+        select(Chunk.id, Chunk.words)
         .join(Document, Document.id == Chunk.document_id)
         .where(*asked.conditions, Chunk.words.bool_op("@@")(query))
-        .order_by(func.ts_rank_cd(Chunk.words, query).desc(), Chunk.id)
+        .limit(RANKED)
+        .subquery()
+    )
+    found = await connection.execute(
+        select(having.c.id)
+        .order_by(func.ts_rank_cd(having.c.words, query).desc(), having.c.id)
         .limit(CANDIDATES)
     )
     return list(found.scalars())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store import notices
+from store import incidents, notices
 from store.fleet import Notice, Server, ServerChange, held
 
 GIVEN = (
@@ -25,6 +25,15 @@ SUSPICIOUS = 5
 
 HANDLE = 63
 
+GONE = ("missing", "decommissioned")
+"""Statuses of servers that are not there: their addresses may be others' by now."""
+
+UNCHECKED = (*GONE, "reserved")
+"""Statuses of servers that are not looked after; what was wrong with them is over."""
+
+Pairs = Sequence[tuple[Mapping[str, Any], Server | None]]
+"""Items of a list, each with the row that is the same server."""
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -35,7 +44,7 @@ class Listed:
         servers: What it says of each: `provider_id`, perhaps `handle`, and some of `GIVEN`.
         complete: Whether that is all of them, so that others are gone.
         cycle: The sweep; None if it has no name.
-        allow_mass_change: Believe it, however many are gone.
+        allow_mass_change: Believe it, however many are gone or no longer managed.
     """
 
     provider: str
@@ -84,10 +93,19 @@ class Wanted:
 
 
 class MassChange(Exception):
-    """So many servers are gone that the provider may have answered wrongly."""
+    """So many servers are gone, or no longer managed, that it may be a mistake."""
 
-    def __init__(self, provider: str, gone: int, known: int) -> None:
-        super().__init__(f"{gone} of {known} servers of {provider} would become missing")
+
+class StillThere(Exception):
+    """A server that its provider lists is in service, and is not deleted.
+
+    Attributes:
+        status: What it is doing.
+    """
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class Unfit(Exception):
@@ -108,7 +126,8 @@ async def put(engine: AsyncEngine, tenant: str, listed: Listed, who: str | None 
 
     Raises:
         Unfit: One of them cannot be written.
-        MassChange: More than half of the servers would become missing, and at least 5.
+        MassChange: More than half of the servers would become missing, or of those that are
+            managed no longer be so, and at least 5.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     done = Written()
@@ -117,15 +136,20 @@ async def put(engine: AsyncEngine, tenant: str, listed: Listed, who: str | None 
         everyone = list(await session.scalars(whole.with_for_update()))
         rows = [one for one in everyone if one.provider == listed.provider]
         handles = {one.handle for one in everyone}
+        matched = _matched(listed.servers, rows)
+        taken = _taken(everyone, matched)
+        waiting = await _were_waiting(session, matched)
+        managed = {one.handle for one in rows if one.managed and one.status not in GONE}
         seen = []
-        for number, (item, known) in enumerate(_matched(listed.servers, rows)):
+        for number, (item, known) in enumerate(matched):
             if known is None:
-                known = _new(tenant, listed.provider, item, number, handles)
+                known = _new(tenant, listed.provider, item, number, handles, taken)
                 session.add(known)
                 done.created.append(known.handle)
             else:
-                _update(known, item, done)
+                _update(known, item, done, known.id in waiting, taken)
             seen.append(known)
+        _see_few(listed, managed.intersection(done.demoted), managed, "no longer be managed")
         gone = _miss(rows, {one.handle for one in seen}, listed) if listed.complete else []
         # Those of the same sweep once more: the answer to whoever asks again was lost.
         done.gone = [one.handle for one in rows if one.handle in gone or _went(one, listed)]
@@ -136,13 +160,15 @@ async def put(engine: AsyncEngine, tenant: str, listed: Listed, who: str | None 
             execution_options={"synchronize_session": False},
         )
         await notices.write_all(session, _told(tenant, listed.provider, done, gone))
+        await incidents.close_of(session, tenant, [*gone, *done.demoted])
     return done
 
 
-def _matched(
-    items: Sequence[Mapping[str, Any]], rows: Sequence[Server]
-) -> list[tuple[Mapping[str, Any], Server | None]]:
-    """Return each item with the row that is the same server: by its id, then by its address."""
+def _matched(items: Sequence[Mapping[str, Any]], rows: Sequence[Server]) -> Pairs:
+    """Return each item with the row that is the same server: by its id, then by its address.
+
+    Not by that of a server that is not there, which the provider may have given to a new one.
+    """
     ids: dict[str, int] = {}
     for number, item in enumerate(items):
         if (first := ids.setdefault(item["provider_id"], number)) != number:
@@ -151,7 +177,7 @@ def _matched(
     by_ip: dict[str | None, Server] = {
         one.public_ip: one
         for one in rows
-        if one.public_ip is not None and one.provider_id not in ids
+        if one.public_ip is not None and one.provider_id not in ids and one.status not in GONE
     }
     return [
         (item, by_id.get(item["provider_id"]) or by_ip.pop(item.get("public_ip", ""), None))
@@ -159,8 +185,38 @@ def _matched(
     ]
 
 
+def _taken(everyone: Sequence[Server], matched: Pairs) -> set[str]:
+    """Return the addresses at which servers will be that are there already, of any provider."""
+    said = {known.handle: item for item, known in matched if known is not None}
+    taken: set[str | None] = set()
+    for one in everyone:
+        if one.status not in GONE:
+            item = said.get(one.handle, {})
+            taken.add(item.get("public_ip", one.public_ip))
+            taken.update(item.get("addresses", one.addresses))
+    return {address for address in taken if address is not None}
+
+
+async def _were_waiting(session: AsyncSession, matched: Pairs) -> set[UUID]:
+    """Return those that are back and were to be set up when they went missing."""
+    ids = [one.id for _, one in matched if one is not None and one.status == "missing"]
+    last = (
+        select(ServerChange.server_id, ServerChange.before)
+        .where(ServerChange.server_id.in_(ids), ServerChange.after == "missing")
+        .distinct(ServerChange.server_id)
+        .order_by(ServerChange.server_id, ServerChange.id.desc())
+    )
+    found = await session.execute(last)
+    return {server_id for server_id, before in found if before == "pending_setup"}
+
+
 def _new(
-    tenant: str, provider: str, item: Mapping[str, Any], number: int, handles: set[str]
+    tenant: str,
+    provider: str,
+    item: Mapping[str, Any],
+    number: int,
+    handles: set[str],
+    taken: set[str],
 ) -> Server:
     handle = item.get("handle") or _free(item["provider_id"], handles)
     if handle in handles:
@@ -168,8 +224,22 @@ def _new(
     handles.add(handle)
     managed = item.get("managed", False)
     values = {name: item[name] for name in GIVEN if name in item} | {"managed": managed}
-    status = "pending_setup" if managed else "reserved"
-    return Server(tenant=tenant, handle=handle, provider=provider, status=status, **values)
+    made = Server(tenant=tenant, handle=handle, provider=provider, **values)
+    made.status = _set_up(made, taken) if managed else "reserved"
+    return made
+
+
+def _set_up(server: Server, taken: set[str]) -> str:
+    """Return the status of a server that is to be set up, and take its address.
+
+    That is `active` where the address is another one's: it would be that one that is set up.
+    """
+    if server.public_ip is None:
+        return "pending_setup"
+    if server.public_ip in taken:
+        return "active"
+    taken.add(server.public_ip)
+    return "pending_setup"
 
 
 def _free(provider_id: str, handles: set[str]) -> str:
@@ -182,7 +252,9 @@ def _free(provider_id: str, handles: set[str]) -> str:
     )
 
 
-def _update(known: Server, item: Mapping[str, Any], done: Written) -> None:
+def _update(
+    known: Server, item: Mapping[str, Any], done: Written, was_waiting: bool, taken: set[str]
+) -> None:
     before = (known.status, known.managed)
     differing = {
         name: item[name] for name in GIVEN if name in item and item[name] != getattr(known, name)
@@ -190,6 +262,8 @@ def _update(known: Server, item: Mapping[str, Any], done: Written) -> None:
     for name, value in differing.items():
         setattr(known, name, value)
     known.status = _status(known, was_managed=before[1])
+    if before == ("missing", True) and known.managed and was_waiting:
+        known.status = _set_up(known, taken)
     if before[0] == "missing" and known.status != "missing":
         known.gone_cycle = None
         done.returned.append(known.handle)
@@ -202,7 +276,7 @@ def _update(known: Server, item: Mapping[str, Any], done: Written) -> None:
 def _status(known: Server, was_managed: bool) -> str:
     """Return the status of a server that its provider lists.
 
-    Never `pending_setup`: what was in use before would be set up anew, and lose what it holds.
+    Not `pending_setup`: what was in use before would be set up anew, and lose what it holds.
     """
     if known.status == "decommissioned":
         return known.status
@@ -213,15 +287,19 @@ def _status(known: Server, was_managed: bool) -> str:
 
 def _miss(rows: Sequence[Server], seen: set[str], listed: Listed) -> list[str]:
     """Let those be missing that were not seen; return their handles."""
-    present = [one for one in rows if one.status not in ("missing", "decommissioned")]
+    present = [one for one in rows if one.status not in GONE]
     gone = [one for one in present if one.handle not in seen]
-    too_many = len(gone) >= SUSPICIOUS and len(gone) * 2 > len(present)
-    if too_many and not listed.allow_mass_change:
-        raise MassChange(listed.provider, len(gone), len(present))
+    _see_few(listed, gone, present, "become missing")
     for one in gone:
         one.status = "missing"
         one.gone_cycle = listed.cycle
     return [one.handle for one in gone]
+
+
+def _see_few(listed: Listed, concerned: Collection[Any], of: Collection[Any], what: str) -> None:
+    number = len(concerned)
+    if number >= SUSPICIOUS and number * 2 > len(of) and not listed.allow_mass_change:
+        raise MassChange(f"{number} of {len(of)} servers of {listed.provider} would {what}")
 
 
 def _went(server: Server, listed: Listed) -> bool:
@@ -297,8 +375,12 @@ async def change(
         found = await session.scalar(_one(tenant, handle).with_for_update())
         if found is None:
             return None
+        before = (found.status, found.managed)
         for name, value in values.items():
             setattr(found, name, value)
+        left = found.status != before[0] and found.status in UNCHECKED
+        if left or (before[1] and not found.managed):
+            await incidents.close_of(session, tenant, [handle])
         return await _fresh(session, found)
 
 
@@ -306,13 +388,18 @@ async def remove(engine: AsyncEngine, tenant: str, handle: str, who: str | None 
     """Delete a server and its incidents; return whether there was such a one.
 
     Raises:
+        StillThere: Its provider may list it, and would have it set up anew.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     async with held(engine, tenant, who) as session:
         found = await session.scalar(_one(tenant, handle).with_for_update())
-        if found is not None:
-            await session.delete(found)
-        return found is not None
+        if found is None:
+            return False
+        if found.provider != "manual" and found.status not in UNCHECKED:
+            raise StillThere(found.status)
+        await incidents.close_of(session, tenant, [handle])
+        await session.delete(found)
+        return True
 
 
 def rows(tenant: str, wanted: Wanted) -> Select[Any]:

@@ -51,6 +51,11 @@ _INDEXES = text(
     "select indexname from pg_indexes where tablename = 'chunk_vectors' "
     "and schemaname = current_schema() and indexname like 'ix\\_chunk\\_vectors\\_%'"
 )
+_MORE = text("""
+select count(*) > cast(:exact as bigint) from (
+    select from chunk_vectors where vector_dims(embedding) = :size
+    limit cast(:exact as bigint) + 1) as counted
+""")
 _INSERT = text("""
 insert into chunk_vectors (chunk_id, embedding)
 select chunk_id, embedding::vector
@@ -82,18 +87,28 @@ async def available(connection: AsyncConnection | AsyncSession) -> bool:
     return bool((await connection.execute(_THERE)).scalar_one())
 
 
-async def prepare(engine: AsyncEngine, dimensions: set[int]) -> None:
-    """Make the indexes for vectors of these dimensions that are not there yet.
+async def prepare(engine: AsyncEngine, dimensions: set[int], exact: int) -> None:
+    """Make the indexes for vectors of these dimensions that are needed and not there yet.
 
     By itself, before any row is written: an index waits for all who write the table.
+
+    Args:
+        engine: The database.
+        dimensions: How many numbers the vectors have.
+        exact: An index is needed once there are more vectors of its dimension than this.
     """
-    if not dimensions:
-        return
     async with engine.begin() as connection:
-        if not await available(connection) or not await _missing(connection, dimensions):
+        if not await available(connection):
+            return
+        needed = {
+            one
+            for one in await _missing(connection, dimensions)
+            if (await connection.execute(_MORE, {"size": one, "exact": exact})).scalar_one()
+        }
+        if not needed:
             return
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _INDEX_LOCK})
-        for one in sorted(await _missing(connection, dimensions)):
+        for one in sorted(await _missing(connection, needed)):
             await connection.execute(
                 text(
                     f"create index ix_chunk_vectors_{one:d} on chunk_vectors using hnsw "

@@ -50,6 +50,21 @@ def test_the_api_answers_who_has_the_token_that_up_has_made(up: Up) -> None:
     wait_until(lambda: up.call("GET", "../../readyz").json()["ready"], 10, "all is ready")
 
 
+def test_flows_have_a_block_that_leads_to_the_api(up: Up) -> None:
+    block = httpx.get(
+        f"http://127.0.0.1:{up.prefect}/api/block_types/slug/records/block_documents/name/default",
+        params={"include_secrets": True},
+    ).json()["data"]
+    assert block["base_url"].rstrip("/") == f"http://127.0.0.1:{up.api}"
+
+    def ask(path: str) -> httpx.Response:
+        address = f"http://127.0.0.1:{up.api}/api/v1/tenants/acme/{path}"
+        return httpx.get(address, headers={"Authorization": f"Bearer {block['token']}"})
+
+    assert ask("servers").json()["items"] == []
+    assert ask("definitions").status_code == 403  # it is a worker's token
+
+
 def test_a_second_up_on_the_same_home_says_so(up: Up) -> None:
     done = subprocess.run(
         [*ROTA, "up"], env=up.environment, capture_output=True, text=True, timeout=60, check=False

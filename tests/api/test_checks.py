@@ -158,6 +158,24 @@ async def test_a_changed_host_key_is_an_incident_though_the_outcome_is_unknown(
     assert found["states"] == {"s1": "unknown"}
 
 
+async def test_a_problem_that_was_seen_later_by_somebody_else_is_closed_by_a_later_check(
+    api: Any, sweep: Sweep, server: Any, opened: Any, tenant_path: str
+) -> None:
+    await sweep(0, [DISK], s1="up", s2="up")
+    seen = {"server": "s1", "kind": DISK["kind"], "about": DISK["about"], "title": "Full"}
+    body = {"at": (START + timedelta(minutes=5)).isoformat(), "open": [seen]}
+    await api.put(f"{tenant_path}/incidents", json=body)
+    assert [one["server"] for one in (await sweep(1, s1="up", s2="up"))["closed"]] == ["s2"]
+    assert (await server())["health"]["state"] == "up"
+    await sweep(6, s1="down")
+    assert await opened() == [("s1", "resource_exhausted", "disk /var")]
+    found = await sweep(7, s1="up")
+    assert kinds(found["closed"]) == [("s1", "resource_exhausted", "disk /var")]
+    body = {"at": (START + timedelta(minutes=8)).isoformat(), "open": [seen]}
+    await api.put(f"{tenant_path}/incidents", json=body)
+    assert (await sweep(9, s1="up"))["closed"] == []  # for no check has opened it
+
+
 async def test_a_sweep_that_comes_late_changes_nothing(sweep: Sweep, server: Any) -> None:
     await sweep(5, s1="up")
     before = await server()
@@ -305,6 +323,25 @@ async def test_a_sweep_in_which_most_fail_is_one_incident_about_the_prober(
     good = await sweep(4, **dict.fromkeys(everyone, "up"))
     assert kinds(good["closed"]) == [(None, "prober_failed", "health")]
     assert await opened() == []
+
+
+@pytest.mark.parametrize("look", ["good", "empty", "late"])
+async def test_a_good_or_an_empty_sweep_closes_what_is_open_of_any_prober(
+    api: Any, sweep: Sweep, opened: Any, tenant_path: str, look: str
+) -> None:
+    everyone = [f"s{number}" for number in range(1, 7)]
+    await sweep(1, s1="up")
+    await sweep(2, **dict.fromkeys(everyone, "down"))
+    other = {"kind": "prober_failed", "about": "another", "title": "Fails"}
+    skew = {"kind": "clock_skew", "title": "Late"}
+    body = {"at": START.isoformat(), "open": [other, skew]}
+    await api.put(f"{tenant_path}/incidents", json=body)
+    if look == "late":
+        assert (await sweep(1, s1="up"))["closed"] == []
+        return
+    found = await sweep(3, **({"s1": "up"} if look == "good" else {}))
+    assert sorted(one["about"] for one in found["closed"]) == ["another", "health"]
+    assert await opened() == [("", "clock_skew", "")]
 
 
 async def test_of_few_servers_most_may_fail(sweep: Sweep) -> None:

@@ -172,6 +172,49 @@ async def test_what_is_yet_to_come_is_refused(api: Any, tenant_path: str) -> Non
         assert answer.json()["errors"][0]["field"] == "at"
 
 
+async def test_a_clock_that_is_a_little_ahead_is_taken_for_now(put: Put) -> None:
+    ahead = (datetime.now(UTC) + timedelta(minutes=50)).isoformat()
+    (opened,) = (await put([opening(SKEW)], at=ahead))["opened"]
+    assert datetime.fromisoformat(opened["last_seen_at"]) <= datetime.now(UTC)
+    now = datetime.now(UTC).isoformat()
+    assert len((await put(closing=[SKEW], at=now))["closed"]) == 1
+
+
+async def test_only_the_incidents_that_are_named_are_waited_for(
+    put: Put, sql: asyncpg.Connection
+) -> None:
+    await put([opening(SKEW), opening(API_DOWN)])
+    async with sql.transaction():
+        await sql.execute("select from incidents where about = 'time4vps' for update")
+        assert len((await put([opening(SKEW)]))["still_open"]) == 1
+
+
+async def test_a_tenant_has_no_more_than_ten_thousand_open(
+    api: Any, tenant_path: str, acme: str, put: Put, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(
+        "insert into incidents (tenant, kind, about, severity, title, last_seen_at) "
+        "select $1, 'clock_skew', number::text, 'warning', 'Many', '2026-03-01' "
+        "from generate_series(1, 9999) number",
+        acme,
+    )
+    two = [opening(SKEW), opening(API_DOWN)]
+    check = {"handle": "web-1", "outcome": "up", "problems": []}
+    for kind in ("clock_skew", "service_down"):
+        problem = {"kind": kind, "level": "degraded", "text": "Wrong"}
+        check = {**check, "problems": [*check["problems"], problem]}  # type: ignore[misc]
+    for path, body in (
+        ("incidents", {"at": AT, "open": two}),
+        ("servers/checks", {"at": AT, "checks": [check], "prober": "x"}),
+    ):
+        answer = await api.put(f"{tenant_path}/{path}", json=body)
+        assert answer.status_code == 409
+        assert answer.json()["detail"].startswith("10001 incidents would be open")
+    known = {**SKEW, "server": None, "about": "17"}
+    assert len((await put(two, [known]))["opened"]) == 2
+    assert len((await put([opening(SKEW)]))["still_open"]) == 1
+
+
 # -- one incident
 
 

@@ -125,6 +125,13 @@ async def test_a_project_that_has_no_repository_yet_is_linked_by_its_name(
     assert found["status"] == "discovered"
 
 
+async def test_a_provider_is_the_same_in_whatever_case(sweep: Any, rows: Any) -> None:
+    await sweep(item(1, "a"))
+    assert await sweep(item(1, "a"), source="GitHub:acme") == {"unchanged": ["a"]}
+    assert (await rows(source="GITHUB:acme"))["a"]["source"] == SOURCE
+    assert await rows(source="github:Acme") == {}
+
+
 async def test_an_id_of_another_provider_is_another_project(sweep: Any) -> None:
     assert await sweep(item(1, "a")) == {"created": ["a"]}
     assert await sweep(item(1, "b"), source="gitlab:acme") == {"created": ["b"]}
@@ -165,6 +172,30 @@ async def test_a_sweep_that_is_sent_again_counts_once(sweep: Any, rows: Any) -> 
     for count in (2, 3):  # without a name, each counts
         await sweep(present=[])
         assert (await rows())["p1"]["missing_cycles"] == count
+
+
+async def test_a_sweep_that_is_sent_again_after_another_counts_once(
+    sweep: Any, rows: Any, sql: asyncpg.Connection
+) -> None:
+    await sweep(item(1))
+    for cycle in ("a", "b", "a", "b", "a"):
+        assert await sweep(present=[], cycle=cycle) == {"missing": ["p1"]}
+    assert (await rows())["p1"]["missing_cycles"] == 2
+    await sweep(present=[1])
+    assert await sql.fetchval("select missed_in from projects") == []
+
+
+async def test_of_the_sweeps_that_missed_a_project_the_last_thousand_are_known(
+    sweep: Any, sql: asyncpg.Connection
+) -> None:
+    await sweep(item(1))
+    await sql.execute(
+        "update projects set status = 'missing', missing_cycles = 1000, "
+        "missed_in = array(select 'c' || number from generate_series(1, 1000) as number)"
+    )
+    await sweep(present=[], cycle="new", archive_after=1000)
+    missed = await sql.fetchval("select missed_in from projects")
+    assert (len(missed), missed[0], missed[-1]) == (1000, "c2", "new")
 
 
 async def test_without_present_nothing_becomes_missing(sweep: Any) -> None:
@@ -215,6 +246,18 @@ async def test_one_that_somebody_has_archived_stays_so(
     assert (await rows())["p1"]["status"] == "archived"
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_one_that_somebody_has_archived_stays_so_when_its_source_has_archived_it_too(
+    api: Any, projects: str, sweep: Any, rows: Any, first: bool
+) -> None:
+    await sweep(item(1, archived=not first))
+    path = f"{projects}/{(await rows())['p1']['id']}"
+    assert (await api.patch(path, "editor", json={"status": "archived"})).status_code == 200
+    for archived in (True, False):
+        await sweep(item(1, archived=archived))
+        assert (await rows())["p1"]["status"] == "archived"
+
+
 async def test_another_source_s_projects_are_not_missing(sweep: Any) -> None:
     await sweep(item(1), source="github:globex")
     await sweep(item(2))
@@ -232,7 +275,7 @@ async def test_half_of_a_source_may_become_missing_and_more_may_not(
     refused = await sweep(item(1, "renamed"), present=[1, 2, 3, 4])
     assert refused.status_code == 409
     assert refused.json()["detail"] == (
-        "mass-change: 6 of the 10 projects of github:acme that are not archived would become "
+        "mass-change: 6 of the 10 projects of github:acme that are there would become "
         "missing at once, and nothing was written. If they are gone, say allow_mass_change."
     )
     assert [one["field"] for one in refused.json()["errors"]] == ["allow_mass_change"]
@@ -251,6 +294,13 @@ async def test_few_may_become_missing_however_many_they_are_of(sweep: Any) -> No
 async def test_what_is_archived_already_does_not_count_as_a_part_of_the_source(sweep: Any) -> None:
     archived = [item(number, archived=True) for number in range(100, 150)]
     await sweep(*archived, *map(item, range(1, 6)))
+    assert (await sweep(present=[])).status_code == 409
+
+
+async def test_what_is_missing_already_does_not_count_as_a_part_of_the_source(sweep: Any) -> None:
+    await sweep(*map(item, range(1, 16)))
+    await sweep(present=[*range(1, 6), *range(11, 16)])
+    assert len((await sweep(present=list(range(1, 6))))["missing"]) == 10
     assert (await sweep(present=[])).status_code == 409
 
 
@@ -332,6 +382,15 @@ async def test_an_item_that_does_not_fit_refuses_them_all_and_is_named(
     assert refused.status_code == 422
     assert [one["field"] for one in refused.json()["errors"]] == [named]
     assert await rows() == {}
+
+
+async def test_a_body_of_very_many_unknown_fields_is_refused_with_one_fault(sweep: Any) -> None:
+    refused = await sweep(**{f"f{number}": 0 for number in range(100)})
+    assert refused.status_code == 422
+    (fault,) = refused.json()["errors"]
+    assert "102 fields; there are source, projects" in fault["detail"]
+    refused = await sweep(item(1, **{f"f{number}": 0 for number in range(100)}))
+    assert [one["field"] for one in refused.json()["errors"]] == ["projects.0"]
 
 
 @pytest.mark.parametrize(

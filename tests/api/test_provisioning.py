@@ -330,6 +330,15 @@ async def test_a_result_that_does_not_fit_refuses_all_of_them(
     assert (await read())["status"] == "pending_setup"
 
 
+async def test_a_clock_that_is_ahead_makes_no_live_request_look_stuck(
+    claim: Claim, publish: Any
+) -> None:
+    now = (datetime.now(UTC) - START).total_seconds()
+    first = await claim(now)
+    assert await publish(*first) == 204
+    assert await claim(now + 3000) == []
+
+
 async def test_a_claim_that_is_yet_to_come_is_refused(api: Any, servers: str) -> None:
     at = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
     answer = await api.post(f"{servers}/provisioning", json={"at": at})

@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from store import search
 from store.search import fuse
 from tests.api.test_documents import chunk, document
 
@@ -223,6 +224,34 @@ async def test_without_vectors_nobody_is_asked_for_one(
     await write(document("a", "ship"))
     assert (await find("ship"))["by"] == ["word"]
     assert embedding == []
+
+
+async def test_at_most_32_words_are_searched_for(api: Any, acme: str) -> None:
+    for count, status in ((32, 200), (33, 422)):
+        for between in " ", "/":
+            params = {"q": between.join(["a"] * count)}
+            answer = await api.get(f"/tenants/{acme}/search", params=params)
+            assert answer.status_code == status
+    assert answer.json()["detail"] == "q: it has 33 words; use at most 32"
+
+
+async def test_what_takes_too_long_is_refused_and_not_the_database_away(
+    api: Any, acme: str, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = " ".join("abcdefghijklmnopqrstuvwxyz")
+    await write(document("a", *(f"{words} " * 600 for _ in range(40))))
+    monkeypatch.setattr(search, "MOST_SECONDS", 0.001)
+    answer = await api.get(f"/tenants/{acme}/search", params={"q": words})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "q: it finds too much; use fewer or rarer words"
+
+
+async def test_of_much_that_has_the_word_a_part_is_ranked(
+    find: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "RANKED", 5)
+    await write(document("a", *(f"word {number}" for number in range(20))))
+    assert len(texts(await find("word"))) == 5
 
 
 async def test_what_cannot_be_searched_for_is_refused(api: Any, acme: str) -> None:

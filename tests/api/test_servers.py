@@ -216,10 +216,68 @@ async def test_the_same_sweep_sent_again_says_the_same(put: Any, told: Any) -> N
     assert await told() == [("server_missing", "warning")]
 
 
+async def test_a_managed_server_at_an_address_that_is_in_use_is_not_set_up(
+    api: Any, servers: str, put: Any, statuses: Any
+) -> None:
+    await api.post(servers, json={"handle": "web-1", "public_ip": "203.0.113.1"})
+    await put(item(2, addresses=["203.0.113.9"]), provider="another")
+    found = [item(1), item(2), item(9), item(3), item(4, public_ip="203.0.113.3")]
+    await put(*found, {"provider_id": "5", "managed": True})
+    assert await statuses(provider=PROVIDER) == {
+        "vps-1": "active",
+        "vps-2-2": "active",
+        "vps-3": "pending_setup",
+        "vps-4": "active",
+        "vps-5": "pending_setup",
+        "vps-9": "active",
+    }
+
+
+async def test_an_address_that_a_server_has_left_is_free_for_a_new_one(
+    put: Any, statuses: Any
+) -> None:
+    await put(item(1))
+    await put(item(2, public_ip="203.0.113.1"), item(1, public_ip="203.0.113.7"))
+    assert await statuses() == {"vps-1": "pending_setup", "vps-2": "pending_setup"}
+
+
+async def test_an_address_of_a_server_that_is_gone_makes_a_new_one(
+    api: Any, servers: str, put: Any, statuses: Any
+) -> None:
+    await put(item(1), item(2))
+    await api.patch(f"{servers}/vps-2", json={"status": "decommissioned"})
+    await put(complete=True)
+    again = [item(8, public_ip="203.0.113.1"), item(9, public_ip="203.0.113.2")]
+    assert await put(*again) == {"created": ["vps-8", "vps-9"]}
+    assert await statuses() == {
+        "vps-1": "missing",
+        "vps-2": "decommissioned",
+        "vps-8": "pending_setup",
+        "vps-9": "pending_setup",
+    }
+
+
+async def test_what_was_to_be_set_up_when_it_went_missing_is_so_when_it_is_back(
+    api: Any, servers: str, put: Any, statuses: Any
+) -> None:
+    await put(item(1), item(2), item(3), item(4))
+    await api.patch(f"{servers}/vps-2", json={"status": "in_use"})
+    await put(complete=True)
+    await api.post(servers, json={"handle": "web-3", "public_ip": "203.0.113.3"})
+    await put(item(1), item(2), item(3), item(4, managed=False))
+    back = {"vps-1": "pending_setup", "vps-2": "active", "vps-3": "active", "vps-4": "reserved"}
+    assert await statuses(provider=PROVIDER) == back
+    await api.patch(f"{servers}/vps-1", json={"status": "in_use"})
+    await put(complete=True)
+    await put(item(1))
+    assert (await statuses())["vps-1"] == "active"
+
+
 async def test_what_is_back_is_active_or_reserved_and_never_set_up_anew(
-    put: Any, statuses: Any, told: Any
+    api: Any, servers: str, put: Any, statuses: Any, told: Any
 ) -> None:
     await put(item(1), item(2, managed=False))
+    await api.patch(f"{servers}/vps-1", json={"status": "in_use"})
     await put(complete=True)
     await told()
     assert await put(item(1), item(2)) == {
@@ -280,6 +338,25 @@ async def test_more_than_half_of_the_servers_do_not_go_at_once(
     assert (await put(complete=True)).status_code == 409
     done = await put(complete=True, allow_mass_change=True)
     assert len(done["gone"]) == 10
+
+
+async def test_more_than_half_of_the_managed_ones_are_not_demoted_at_once(
+    put: Any, statuses: Any, told: Any
+) -> None:
+    nine = [item(number) for number in range(1, 10)]
+    others = [item(number, managed=False) for number in range(11, 20)]
+    await put(*nine, *others)
+    await told()
+    demoted = [{**one, "managed": False} for one in nine]
+    answer = await put(*demoted[:5])
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith(
+        "mass-change: 5 of 9 servers of time4vps would no longer be managed"
+    )
+    assert (await statuses())["vps-1"] == "pending_setup"
+    assert await told() == []
+    assert len((await put(*demoted[:4]))["demoted"]) == 4
+    assert len((await put(*demoted, allow_mass_change=True))["demoted"]) == 5
 
 
 async def test_half_of_them_may_go_and_so_may_all_of_a_few(put: Any) -> None:
@@ -385,8 +462,52 @@ async def test_a_server_that_is_not_there_is_told(api: Any, servers: str, acme: 
     assert (await api.patch(f"{nowhere}/web-1", json={})).status_code == 404
 
 
+async def test_a_server_that_its_provider_lists_is_deleted_only_when_it_is_out_of_service(
+    api: Any, servers: str, put: Any
+) -> None:
+    await put(item(1), item(2, managed=False), item(3))
+    answer = await api.delete(f"{servers}/vps-1")
+    assert answer.status_code == 409
+    assert answer.json()["detail"].endswith("decommissioned; its provider lists it.")
+    await api.patch(f"{servers}/vps-1", json={"status": "decommissioned"})
+    await put(item(1), item(2, managed=False), complete=True)
+    for number in (1, 2, 3):
+        assert (await api.delete(f"{servers}/vps-{number}")).status_code == 204
+
+
+async def test_what_is_wrong_with_a_server_is_over_when_nobody_checks_it_any_more(
+    api: Any, servers: str, acme: str, put: Any, told: Any
+) -> None:
+    await put(*(item(number) for number in range(1, 7)))
+    problems = [
+        {"server": f"vps-{number}", "kind": kind, "title": "Wrong"}
+        for number in range(1, 7)
+        for kind in ("clock_skew", "service_down")
+    ]
+    body = {"at": "2026-03-01T07:00:00Z", "open": problems}
+    await api.put(f"/tenants/{acme}/incidents", json=body)
+    await told()
+    over = [("incident_closed", "info")] * 2
+
+    async def left() -> set[str]:
+        params = {"open": True}
+        found = (await api.get(f"/tenants/{acme}/incidents", params=params)).json()["items"]
+        return {one["server"][4:] for one in found}
+
+    await put(*(item(number) for number in range(2, 7)), complete=True)
+    assert (await left(), sorted(await told())[:2]) == (set("23456"), over)
+    await put(item(2, managed=False))
+    assert (await left(), sorted(await told())[:2]) == (set("3456"), over)
+    await api.patch(f"{servers}/vps-3", json={"status": "decommissioned"})
+    assert (await left(), await told()) == (set("456"), over)
+    await api.patch(f"{servers}/vps-4", json={"managed": False})
+    assert (await left(), await told()) == (set("56"), over)
+    await api.patch(f"{servers}/vps-5", json={"status": "maintenance"})
+    assert (await left(), await told()) == (set("56"), [])
+
+
 async def test_a_deleted_server_is_gone_with_its_incidents(
-    api: Any, servers: str, acme: str, sql: asyncpg.Connection
+    api: Any, servers: str, acme: str, told: Any, sql: asyncpg.Connection
 ) -> None:
     await api.post(servers, json={"handle": "web-1"})
     opened = {"server": "web-1", "kind": "clock_skew", "title": "Late"}
@@ -395,6 +516,7 @@ async def test_a_deleted_server_is_gone_with_its_incidents(
     assert (await api.delete(f"{servers}/web-1")).status_code == 204
     assert (await api.delete(f"{servers}/web-1")).status_code == 404
     assert await sql.fetchval("select count(*) from incidents") == 0
+    assert [kind for kind, _ in await told()] == ["incident_opened", "incident_closed"]
     rows = await sql.fetch("select before, after from server_changes order by id")
     assert [tuple(row) for row in rows] == [(None, "active"), ("active", None)]
 

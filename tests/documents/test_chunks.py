@@ -180,3 +180,8 @@ def test_the_title_is_the_first_heading():
 )
 def test_a_document_made_to_be_slow_is_not(text):
     assert "".join(chunk.new for chunk in split(text)) == text
+
+
+@pytest.mark.timeout(20)
+def test_a_heading_that_nests_very_deep_is_read_in_part():
+    assert len(title_of("# " + "![" * 200_000) or "") == 160

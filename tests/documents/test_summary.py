@@ -73,6 +73,24 @@ def test_a_document_without_sentences_has_no_summary(text):
     assert summarize(text) is None
 
 
+def test_of_a_very_long_paragraph_whole_sentences_of_its_beginning_are_read():
+    text = "Rota runs periodic duties for tenants. " * 50
+    text += "And this is so long that it goes on beyond what is read of one paragraph."
+
+    assert summarize(text) == "Rota runs periodic duties for tenants."
+
+
+def test_a_link_that_is_defined_elsewhere_is_read_as_its_text():
+    text = "Sells [things of all kinds][1] to everybody.\n\n[1]: https://example.com\n"
+
+    assert summarize(text) == "Sells things of all kinds to everybody."
+
+
+@pytest.mark.timeout(20)
+def test_a_paragraph_that_nests_very_deep_is_read_in_part():
+    assert len(summarize("![" * 200_000) or "") <= 800
+
+
 def test_sentences_of_other_scripts_are_sentences():
     text = "東京は日本の首都であり世界最大の都市圏の一つです。人口は約千四百万人です。"
 

@@ -59,6 +59,16 @@ async def test_a_page_holds_what_fits_and_names_what_does_not(fake, github):
     assert page.misfits[0].reason.startswith("pushed_at: ")
 
 
+@pytest.mark.parametrize("pushed_at", ["1899-12-31T23:59:59Z", "9000-01-01T00:00:01Z"])
+async def test_a_push_in_a_year_that_no_record_takes_does_not_fit(fake, github, pushed_at):
+    fake.add("shop", pushed_at=pushed_at)
+
+    page = await github.repositories(1)
+
+    assert page.repositories == []
+    assert page.misfits[0].reason.startswith("pushed_at: ")
+
+
 async def test_a_page_that_has_not_changed_is_not_sent_again(fake, github):
     fake.add("shop")
     first = await github.repositories(1)

@@ -65,6 +65,25 @@ async def test_two_runs_at_once_tell_each_thing_once(note, inbox):
     assert sorted(inbox.subjects) == sorted(subjects)
 
 
+async def test_a_run_that_is_killed_loses_at_most_what_it_was_sending(note, inbox):
+    subjects = [f"vps-{number}" for number in range(3)]
+    for subject in subjects:
+        await note(subject)
+    inbox.silent = True
+    run = asyncio.create_task(telling([OPS]))
+    async with asyncio.timeout(20):
+        while not inbox.messages:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    inbox.silent = False
+    inbox.messages.clear()
+
+    assert await telling([OPS]) == 2
+    assert inbox.subjects == subjects[1:]
+
+
 async def test_yesterdays_news_are_not_told(note, inbox):
     await note("vps-7", age="25 hours")
 

@@ -1,6 +1,7 @@
 """The duty, between a real Redis and the API that it writes to."""
 
 import asyncio
+import json
 import signal
 import sys
 from collections import Counter
@@ -338,16 +339,39 @@ async def test_garbage_is_kept_aside_and_holds_up_nothing(add, rota, provisioner
 
 
 async def test_a_result_that_the_records_refuse_is_kept_aside_alone(add, rota, provisioner):
-    request_id = await asked(add, rota)
-    await provisioner.answer(str(uuid4()), "vps-7", server_ip="fe80::1%eth0")
-    await provisioner.answer(request_id, "vps-7")
+    requests = {handle: await asked(add, rota, handle) for handle in ("vps-7", "vps-8")}
+    for handle, request_id in requests.items():
+        await provisioner.answer(request_id, handle)
+    await rota.sql.execute(
+        """alter table servers add constraint "handle: never ready"
+        check (handle <> 'vps-8' or status <> 'ready')"""
+    )
 
     counts = await trigger()
 
     assert (counts["garbage"], counts["results"]) == (1, 1)
-    assert await rota.status() == {"vps-7": "ready"}
+    assert (await rota.status())["vps-7"] == "ready"
     [kept] = await provisioner.garbage()
-    assert b"server_ip" in kept[b"problem"]
+    assert b"never ready" in kept[b"problem"]
+
+
+@pytest.mark.parametrize("said", ["fe80::1%eth0", "not known"])
+async def test_a_result_whose_address_is_of_no_use_is_written(add, rota, provisioner, said):
+    await provisioner.answer(await asked(add, rota), "vps-7", server_ip=said)
+
+    assert (await trigger())["results"] == 1
+    assert await rota.status() == {"vps-7": "ready"}
+
+
+async def test_a_result_of_the_far_future_is_written(add, rota, provisioner):
+    request_id = await asked(add, rota)
+    result = {"request_id": request_id, "server_handle": "vps-7", "status": "success"}
+    await provisioner.redis.xadd(
+        "provisioner:results", {"data": json.dumps(result)}, id=f"{2**63}-0"
+    )
+
+    assert (await trigger())["results"] == 1
+    assert await rota.status() == {"vps-7": "ready"}
 
 
 async def test_a_result_that_could_not_be_written_is_written_later(add, rota, provisioner):

@@ -1,6 +1,7 @@
 """The block that leads to the provisioner, on a real Redis."""
 
 import asyncio
+import traceback
 from contextlib import aclosing
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -143,7 +144,17 @@ async def test_an_entry_of_a_year_that_python_does_not_know_is_read(queue, provi
     async with queue.opened() as streams:
         [arrived] = await all_of(streams)
 
-    assert arrived.at.year == 9999
+    assert arrived.at == datetime(9000, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("said", ["", "fe80::1%eth0", "none yet", 7, ["192.0.2.7"], True])
+async def test_an_address_of_no_use_is_none_and_the_result_counts(queue, provisioner, said):
+    await provisioner.answer(str(uuid4()), "vps-7", server_ip=said)
+
+    async with queue.opened() as streams:
+        [arrived] = await all_of(streams)
+
+    assert (arrived.result.status, arrived.result.server_ip) == ("success", None)
 
 
 async def test_garbage_is_kept_once_whichever_group_meets_it(queue, provisioner):
@@ -176,6 +187,38 @@ async def test_a_wrong_password_is_refused_and_not_repeated(redis_server, provis
         async with stranger.opened():
             pass
     assert "wrong-pa55word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "unknown command 'AUTH', with args beginning with: '{user}' '{password}' ",
+        "unknown command 'AUTH', with args beginning with: '{user}' '{part}' ",
+        "no {password} of {user}",
+    ],
+)
+async def test_a_refusal_that_repeats_the_login_is_told_without_it(refusal):
+    user, password = "rota-user", "pa55word-nobody-may-see"
+    said = refusal.format(user=user, password=password, part=password[:10])
+
+    async def refuse(reader, writer):
+        while await reader.read(4096):
+            writer.write(f"-ERR {said}\r\n".encode())
+        writer.close()
+
+    listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    stranger = ProvisionerQueue(url=f"redis://127.0.0.1:{port}", username=user, password=password)
+
+    with pytest.raises(QueueRefused, match="refused what was asked: ") as caught:
+        async with stranger.opened():
+            pass
+    listener.close()
+    await listener.wait_closed()
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert user not in shown
+    assert password[:10] not in shown
 
 
 async def test_a_stream_that_is_something_else_is_refused(queue, provisioner):

@@ -9,12 +9,14 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from store import database, documents, search, vectors
 from store.documents import Piece, Wanted
 from store.search import Asked, Meaning
 
+INDEXES = "select count(*) from pg_indexes where indexname like 'ix\\_chunk\\_vectors\\_%'"
 HASH = f"sha256:{'0' * 64}"
 
 
@@ -102,16 +104,40 @@ async def test_a_second_upgrade_keeps_the_vectors(
     assert await sql.fetchval("select embedder from documents") == "e"
 
 
-async def test_so_many_dimensions_get_an_index_and_others_are_searched_without(
-    engine: AsyncEngine, sql: asyncpg.Connection
+async def test_a_dimension_gets_its_index_once_more_vectors_than_all_compared_have_it(
+    engine: AsyncEngine, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search, "EXACT", 2)
+    project = await a_project(sql)
+    for name, expected in (("a", 0), ("b", 0), ("c", 0), ("d", 1)):
+        one = a_document(name, [1.0, 0.0])
+        await documents.write(engine, "acme", project, [one], None)
+        assert await sql.fetchval(INDEXES) == expected
+
+
+async def test_for_a_project_that_is_not_there_no_index_is_made(
+    engine: AsyncEngine, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "EXACT", -1)
+    project = await a_project(sql)
+    one = a_document("a", [1.0, 0.0])
+    assert await documents.write(engine, "acme", UUID(int=1), [one], None) is None
+    with pytest.raises(NoResultFound):
+        await documents.write(engine, "nobody", project, [one], None)
+    assert await sql.fetchval(INDEXES) == 0
+
+
+async def test_so_many_dimensions_get_an_index_and_others_are_searched_without(
+    engine: AsyncEngine, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "EXACT", 0)
     project = await a_project(sql)
     sizes = range(1, vectors.MOST_INDEXES + 3)
-    for size in sizes:
-        one = a_document(str(size), [1.0] * size, f"e{size}")
-        await documents.write(engine, "acme", project, [one], None)
-    count = "select count(*) from pg_indexes where indexname like 'ix\\_chunk\\_vectors\\_%'"
-    assert await sql.fetchval(count) == vectors.MOST_INDEXES
+    for _ in range(2):
+        for size in sizes:
+            one = a_document(str(size), [1.0] * size, f"e{size}")
+            await documents.write(engine, "acme", project, [one], None)
+    assert await sql.fetchval(INDEXES) == vectors.MOST_INDEXES
     for size in (sizes[0], sizes[-1]):
         meaning = Meaning(f"e{size}", [1.0] * size)
         found = await search.search(engine, Asked("acme", "?", 10), meaning)
@@ -159,6 +185,7 @@ async def test_many_vectors_are_searched_by_their_index_and_few_are_all_compared
     await documents.write(engine, "acme", project, [a_document("a", [1.0, 0.0, 0.0])], None)
     await many_chunks(sql, 3000)
     monkeypatch.setattr(search, "EXACT", 3001 if exact else 3000)
+    await documents.write(engine, "acme", project, [a_document("a", [1.0, 0.0, 0.0], "e")], None)
     with by_meaning(engine) as sent:
         meaning = Meaning("e", [1.0, 0.0, 1.0])
         found = await search.search(engine, Asked("acme", "?", 50), meaning)

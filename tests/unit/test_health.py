@@ -41,7 +41,7 @@ class House:
         judged = health.judge(
             self.health, self.status, check, self._at, self._needed, maintenance=maintenance
         )
-        self.health, self.status = judged.health, judged.status
+        self.health, self.status = health.settled(judged, ()), judged.status
         for one in judged.opening:
             if (one.kind, one.about) not in self.open:
                 self.history.append(("opened", (one.kind, one.about)))
@@ -392,6 +392,21 @@ def test_what_is_stored_is_read_back_as_it_was(found: Any, needed: int) -> None:
     for house, _, _ in _houses(found, needed):
         assert len(house.health.history) <= health.STATES
         assert health.read(health.written(house.health)) == house.health
+
+
+def test_what_is_over_and_could_not_be_closed_is_closed_again_once_the_server_is_up() -> None:
+    def look(known: Health, check: Check, minute: int) -> Judged:
+        return health.judge(known, "active", check, START + timedelta(minutes=minute))
+
+    found = look(after([FULL]).health, UP, 2)
+    assert DISK in found.closing
+    left = health.settled(found, {DISK})
+    assert health.read(health.written(left)) == left
+    assert DISK not in look(left, DOWN, 3).closing
+    kept = health.settled(look(left, DOWN, 3), ())
+    assert DISK in look(kept, UP, 4).closing
+    assert DISK not in look(kept, FULL, 4).closing
+    assert health.settled(look(kept, UP, 4), ()).unclosed == ()
 
 
 def test_of_a_server_that_was_never_checked_nothing_is_known() -> None:

@@ -113,7 +113,11 @@ class FakeTime4VPS:
         if answer.cut:
             return
         body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-        headers = {"Content-Length": str(len(body)), "Connection": "close", **answer.headers}
+        headers = {
+            "Content-Length": str(len(body.encode())),
+            "Connection": "close",
+            **answer.headers,
+        }
         lines = [f"HTTP/1.1 {answer.status} Told So", *map(": ".join, headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode())
         if answer.slow:

@@ -23,7 +23,7 @@ from tests.vps.fake_time4vps import BROKEN, NOT_ALLOWED, PASSWORD, USERNAME, Ans
 @pytest.fixture(autouse=True)
 async def time4vps(account, block, rota, log) -> AsyncIterator[None]:
     """Stores the account's block, which gives up soon."""
-    await block(deadline_seconds=0.5).asave("default", overwrite=True)
+    await block(deadline_seconds=2).asave("default", overwrite=True)
     yield
     await Time4VPS.adelete("default")
 
@@ -108,6 +108,7 @@ async def test_a_server_that_is_gone_is_missing_and_active_when_it_is_back(accou
     account.add(7)
     account.add(9)
     await sync(7)
+    await rota.rows("update servers set status = 'in_use' where handle = 'vps-7' returning 1")
     kept = account.details["7"], account.listed[0]
 
     account.remove(7)

@@ -285,6 +285,24 @@ async def test_what_echoes_the_login_is_masked(account, block):
     assert USERNAME not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"pässword\"/\\😀",
+        r"p\u00e4ssword\"\/\\\ud83d\ude00",
+        r"p\u00E4ssword\u0022\u002f\u005C\uD83D\uDE00",
+        'pässword"/\\😀',
+    ],
+    ids=["with backslashes", "as PHP writes it", "as codes", "as it is"],
+)
+async def test_a_login_is_masked_however_it_is_written(account, block, written):
+    account.fail(Answer(403, f'["bad password {written}."]'))
+
+    with pytest.raises(ProviderError) as caught:
+        await block(password='pässword"/\\😀').servers()
+    assert '["bad password **********."]' in str(caught.value)
+
+
 def test_the_login_is_not_shown(block):
     shown = f"{block()!r} {block()} {block().model_dump()}"
 

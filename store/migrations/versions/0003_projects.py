@@ -58,7 +58,9 @@ create table projects (
         check (status in ('discovered', 'active', 'missing', 'archived')),
     missing_cycles integer not null default 0
         constraint "missing_cycles: at least 0" check (missing_cycles >= 0),
-    missing_cycle text,
+    missed_in text[] not null default '{{}}'
+        constraint "missed_in: at most 1000" check (cardinality(missed_in) <= 1000),
+    archived_by_source boolean not null default false,
     content_pushed_at timestamptz,
     spec jsonb
         constraint "spec: a JSON object" check (jsonb_typeof(spec) = 'object')

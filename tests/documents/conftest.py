@@ -23,17 +23,10 @@ from scripts.embedding import Embedders
 from store import tokens
 from store.settings import Settings
 from tests.documents.embeddings import KEY, EmbeddingsServer
+from tests.github.conftest import backoff as backoff
+from tests.github.conftest import clock as clock
+from tests.github.conftest import serving
 from tests.github.fake import TOKEN, Clock, FakeGitHub
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def backoff(clock: Clock) -> Backoff:
-    return Backoff(clock=lambda: clock.now, sleep=clock.sleep, jitter=lambda: 1.0)
 
 
 @pytest.fixture
@@ -50,13 +43,8 @@ async def server() -> AsyncIterator[EmbeddingsServer]:
 
 @pytest.fixture
 async def github(clock: Clock) -> AsyncIterator[FakeGitHub]:
-    fake = FakeGitHub(clock)
-    listener = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    fake.address = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield fake
-    fake.released.set()
-    listener.close()
-    await listener.wait_closed()
+    async with serving(FakeGitHub(clock)) as fake:
+        yield fake
 
 
 @pytest.fixture

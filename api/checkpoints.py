@@ -15,7 +15,7 @@ from api import documents
 from api.access import Anybody, Recorder, TenantSlug, no_tenant
 from api.problems import Refused, declared
 from api.state import state_of
-from deployments.entry import DEEPEST
+from deployments.entry import DEEPEST, Strict
 from deployments.yaml_text import is_json
 from store import checkpoints
 from store.records import Checkpoint as Row
@@ -23,7 +23,7 @@ from store.records import Checkpoint as Row
 # A key may hold slashes, quoted or not.
 router = APIRouter(prefix="/tenants/{tenant}/checkpoints/{key:path}", tags=["records"])
 
-MOST_BYTES = 256 * 1024
+MOST_BYTES = 512 * 1024
 KEY = r"^[a-z0-9][a-z0-9._:/-]*$"
 EXAMPLE = {"etag": 'W/"5e0a"', "position": 412}
 
@@ -44,7 +44,7 @@ def _kept(value: Any) -> Any:
     if why := is_json(value):
         raise ValueError(f"cannot be stored: {why}")
     if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > MOST_BYTES:
-        raise ValueError("is larger than 256 KiB as text")
+        raise ValueError("is larger than 512 KiB as text")
     return value
 
 
@@ -53,11 +53,11 @@ def _is_deeper(value: Any, most: int) -> bool:
     return bool(inner) and (most == 0 or any(_is_deeper(one, most - 1) for one in inner))
 
 
-class Value(documents.Document):
+class Value(Strict):
     """What is to be kept."""
 
     value: Annotated[Any, AfterValidator(_kept)] = Field(
-        description="Any JSON, at most 256 KiB as text", examples=[EXAMPLE]
+        description="Any JSON, at most 512 KiB as text", examples=[EXAMPLE]
     )
 
 

@@ -13,17 +13,17 @@ from api.access import Recorder, TenantSlug
 from api.fleet import HANDLE, State
 from api.problems import declared
 from api.state import state_of
-from deployments.entry import Instant, Text
+from deployments.entry import Instant, Strict, Text
 from store import checks
 from store.health import Check, Trouble
 
 router = APIRouter(prefix="/tenants/{tenant}/servers/checks", tags=["records"])
 
-MOST = 1000
+MOST = 5000
 """Checks in one call."""
 
 
-class TroubleItem(documents.Document):
+class TroubleItem(Strict):
     """Something that was found wrong with a server."""
 
     kind: fleet.Kind = Field(description="What, as a name", examples=["resource_exhausted"])
@@ -36,7 +36,7 @@ class TroubleItem(documents.Document):
     text: fleet.Line = Field(description="The same for people", examples=["disk /var is 92 % full"])
 
 
-class CheckItem(documents.Document):
+class CheckItem(Strict):
     """What was found of one server."""
 
     handle: fleet.Handle = Field(description="The server's handle", examples=[HANDLE])
@@ -59,7 +59,7 @@ class CheckItem(documents.Document):
     )
 
 
-class Checks(documents.Document):
+class Checks(Strict):
     """One look at a fleet."""
 
     at: Instant = Field(
@@ -67,7 +67,7 @@ class Checks(documents.Document):
         examples=[documents.INSTANT],
     )
     checks: list[CheckItem] = Field(
-        max_length=MOST, description="What was found, of each server once; at most 1,000"
+        max_length=MOST, description="What was found, of each server once; at most 5,000"
     )
     failures_needed: int = Field(
         2,

@@ -21,7 +21,7 @@ from api.problems import Refused, declared, unfit
 from api.state import State, state_of
 from deployments import runs
 from deployments.desired import build_for, next_run, want
-from deployments.entry import Instant, Parameters, Text
+from deployments.entry import Instant, Parameters, Strict, Text
 from deployments.gateway import PrefectRefused
 from deployments.history import message
 from deployments.inputs import declared as declared_inputs
@@ -39,7 +39,7 @@ PATIENCE_SECONDS = 5.0
 """For how long the deployment of a definition that was written a moment ago is waited for."""
 
 
-class Pause(documents.Document):
+class Pause(Strict):
     """For how long a definition pauses, and why."""
 
     note: Text | None = Field(
@@ -52,7 +52,7 @@ class Pause(documents.Document):
     )
 
 
-class RunBody(documents.Document):
+class RunBody(Strict):
     """A run that is asked for."""
 
     parameters: Parameters = Field(

@@ -9,30 +9,14 @@ from uuid import UUID
 
 import orjson
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from api.paging import Page
-from deployments.entry import SLUG, Entry, Text
+from deployments.entry import SLUG, Entry, Strict, Text
 
 INSTANT = "2026-03-01T07:00:00Z"
 STATE = "problem, suspended, paused, waiting (for its deployment), or active"
-MOST_UNKNOWN = 50
-"""Fields beyond those that a body has; each that is named takes memory."""
 State = Literal["problem", "suspended", "paused", "waiting", "active"]
-
-
-class Document(BaseModel):
-    """What a body has to be: nothing more than what it says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_unknown(cls, said: Any) -> Any:
-        most = len(cls.model_fields) + MOST_UNKNOWN
-        if isinstance(said, dict) and len(said) > most:
-            raise ValueError(f"it has {len(said)} fields; there are {', '.join(cls.model_fields)}")
-        return said
 
 
 class _Status(BaseModel):
@@ -126,7 +110,7 @@ class Tenants(Page):
     items: list[Tenant] = Field(description="The tenants, by slug")
 
 
-class TenantBody(Document):
+class TenantBody(Strict):
     """A tenant as it is to be."""
 
     title: Text | None = Field(
@@ -145,7 +129,7 @@ class NewTenant(TenantBody):
     )
 
 
-class Suspension(Document):
+class Suspension(Strict):
     """Why a tenant is suspended."""
 
     reason: Text | None = Field(

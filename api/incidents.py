@@ -16,7 +16,7 @@ from api.fleet import HANDLE, INCIDENT, IncidentStatus, without_default
 from api.paging import Page, Paging
 from api.problems import Refused, declared, unfit
 from api.state import state_of
-from deployments.entry import Instant, Text
+from deployments.entry import Instant, Strict, Text
 from store import incidents
 from store.fleet import Incident as Row
 
@@ -28,7 +28,7 @@ MOST = 1000
 IncidentId = Annotated[UUID, Path(description="The incident's id", examples=[INCIDENT])]
 
 
-class IncidentIdentity(documents.Document):
+class IncidentIdentity(Strict):
     """Which incident."""
 
     server: fleet.Handle | None = Field(
@@ -56,7 +56,7 @@ class IncidentOpening(IncidentIdentity):
     )
 
 
-class IncidentsSeen(documents.Document):
+class IncidentsSeen(Strict):
     """Which incidents are to be open, and which are not."""
 
     at: Instant = Field(
@@ -79,7 +79,7 @@ class IncidentsWritten(BaseModel):
     closed: list[fleet.Incident] = Field(description="Those that are over now")
 
 
-class IncidentPatch(documents.Document):
+class IncidentPatch(Strict):
     """What is to change of an incident; what is left out stays as it is."""
 
     status: IncidentStatus = Field(

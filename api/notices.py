@@ -13,12 +13,13 @@ from api import documents
 from api.access import Recorder, TenantSlug, no_tenant
 from api.problems import declared
 from api.state import state_of
+from deployments.entry import Strict
 from store import notices
 
 router = APIRouter(prefix="/tenants/{tenant}/notices", tags=["records"])
 
 
-class NoticesClaim(documents.Document):
+class NoticesClaim(Strict):
     """How much is to be told."""
 
     limit: int = Field(100, ge=1, le=1000, description="The most notices", examples=[100])

@@ -13,6 +13,7 @@ from api.access import Admin, Anybody, Reader, everywhere
 from api.problems import Refused, declared
 from api.state import State, state_of
 from deployments import explain
+from deployments.entry import Strict
 from deployments.policy import POLICIES, Policy, sync
 from deployments.reconcile import Reconciler
 from store import changes, definitions, tenants
@@ -71,7 +72,7 @@ class Plan(BaseModel):
     )
 
 
-class ApplyBody(documents.Document):
+class ApplyBody(Strict):
     """Which changes may be carried out."""
 
     policy: Literal["sync", "upsert-only", "create-only"] = Field(

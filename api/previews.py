@@ -20,7 +20,7 @@ from api.state import state_of
 from deployments.clock_changes import warnings
 from deployments.cron import MACROS
 from deployments.desired import build_for, next_run
-from deployments.entry import Instant, Text
+from deployments.entry import Instant, Strict, Text
 from deployments.schedule import Cron, Interval, InvalidSchedule, Once, Schedule, build
 
 router = APIRouter(tags=["previews"])
@@ -55,7 +55,7 @@ class Preview(BaseModel):
     )
 
 
-class ScheduleBody(documents.Document):
+class ScheduleBody(Strict):
     """A schedule: one of cron, interval_seconds and run_at."""
 
     cron: Text | None = Field(

@@ -18,7 +18,7 @@ from api.paging import Page, Paging
 from api.problems import declared, unfit
 from api.projects import ID, ProjectId, no_project
 from api.state import state_of
-from deployments.entry import Text
+from deployments.entry import Strict, Text
 from store import documents as rows
 from store import projects
 from store.records import Document as Row
@@ -42,7 +42,7 @@ Number = Annotated[float, Field(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT, allow_inf_n
 Line = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class Chunk(documents.Document):
+class Chunk(Strict):
     """A piece of a document, as search finds it."""
 
     position: int = Field(
@@ -71,7 +71,7 @@ class Chunk(documents.Document):
         return self
 
 
-class NewDocument(documents.Document):
+class NewDocument(Strict):
     """A document that is to be there."""
 
     path: DocumentPath = Field(
@@ -110,7 +110,7 @@ class NewDocument(documents.Document):
         return self
 
 
-class NewDocuments(documents.Document):
+class NewDocuments(Strict):
     """Documents of a project."""
 
     documents: list[NewDocument] = Field(

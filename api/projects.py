@@ -17,7 +17,7 @@ from api.access import Anybody, Recorder, TenantSlug, no_tenant
 from api.paging import Page, Paging
 from api.problems import Refused, declared, unfit
 from api.state import state_of
-from deployments.entry import Instant, Parameters, Text
+from deployments.entry import Instant, Parameters, Strict, Text
 from store import projects
 from store.records import Project as Row
 
@@ -60,7 +60,7 @@ def left_out(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-class Item(documents.Document):
+class Item(Strict):
     """A project as its source has it; what is left out stays as it is."""
 
     repository_id: RepositoryId = Field(
@@ -105,7 +105,7 @@ class Item(documents.Document):
     )
 
 
-class Sweep(documents.Document):
+class Sweep(Strict):
     """What a source was found to have."""
 
     source: Source = Field(
@@ -162,7 +162,7 @@ class Swept(BaseModel):
     )
 
 
-class Change(documents.Document):
+class Change(Strict):
     """What a project's files say of it; what is left out stays as it is."""
 
     spec: Annotated[Parameters, AfterValidator(_small)] | None = Field(

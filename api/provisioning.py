@@ -15,7 +15,7 @@ from api.access import Recorder, TenantSlug
 from api.fleet import HANDLE, REQUEST, HandlePath
 from api.problems import Refused, declared
 from api.state import state_of
-from deployments.entry import Instant, Text
+from deployments.entry import Instant, Strict, Text
 from store import provisioning
 
 router = APIRouter(prefix="/tenants/{tenant}/servers", tags=["records"])
@@ -26,7 +26,7 @@ MOST = 1000
 DAY = 86400
 
 
-class ProvisioningClaim(documents.Document):
+class ProvisioningClaim(Strict):
     """Which servers are to be claimed."""
 
     at: Instant = Field(
@@ -72,7 +72,7 @@ class ProvisioningRequests(BaseModel):
     requests: list[ProvisioningRequest] = Field(description="What is to be published")
 
 
-class ProvisioningResult(documents.Document):
+class ProvisioningResult(Strict):
     """How setting a server up has ended."""
 
     request_id: UUID = Field(
@@ -93,7 +93,7 @@ class ProvisioningResult(documents.Document):
     )
 
 
-class ProvisioningResults(documents.Document):
+class ProvisioningResults(Strict):
     """How setting up some servers has ended."""
 
     results: list[ProvisioningResult] = Field(

@@ -15,21 +15,21 @@ from api.fleet import HANDLE, Handle, HandlePath, Status, without_default
 from api.paging import Page, Paging
 from api.problems import Refused, declared, unfit
 from api.state import state_of
-from deployments.entry import Instant, Text
+from deployments.entry import Instant, Strict, Text
 from store import servers
 from store.fleet import Server as Row
 from store.fleet import ServerChange as ChangeRow
 
 router = APIRouter(prefix="/tenants/{tenant}/servers", tags=["records"])
 
-MOST = 1000
+MOST = 5000
 """Servers in one call."""
 
 Amount = Annotated[int, Field(ge=0, lt=2**53)]
 Name = Annotated[Text, Field(max_length=255)]
 
 
-class ServerItem(documents.Document):
+class ServerItem(Strict):
     """A server as its provider lists it; what is left out stays as it is."""
 
     provider_id: Annotated[Text, Field(min_length=1, max_length=200)] = Field(
@@ -70,12 +70,12 @@ class ServerItem(documents.Document):
     )
 
 
-class ServerList(documents.Document):
+class ServerList(Strict):
     """What a provider says of its servers."""
 
     provider: Handle = Field(description="Which provider, as a slug", examples=["time4vps"])
     servers: list[ServerItem] = Field(
-        max_length=MOST, description="Its servers, or some of them; at most 1,000"
+        max_length=MOST, description="Its servers, or some of them; at most 5,000"
     )
     complete: bool = Field(
         False,
@@ -107,7 +107,7 @@ class ServersWritten(BaseModel):
     demoted: list[str] = Field(description="Those that are no longer managed", examples=[[HANDLE]])
 
 
-class ServerPatch(documents.Document):
+class ServerPatch(Strict):
     """What is to change of a server; what is left out stays as it is."""
 
     status: Status = Field(

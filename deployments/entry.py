@@ -21,6 +21,9 @@ from deployments.yaml_text import is_json, is_text
 SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEEPEST = 64
 """Lists and objects in one another; the database takes no more."""
+MOST_UNKNOWN = 50
+"""Fields beyond those that there are; each that is named takes memory."""
+
 _FIRST, _LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -79,10 +82,22 @@ Parameters = Annotated[dict[str, Any], BeforeValidator(_keyed), _object(512 * 10
 _AN_INSTANT = "a date and time with its offset from UTC, such as 2026-03-01T08:00:00+01:00"
 
 
-class InputEntry(BaseModel):
-    """One input of a definition; each description says what the key takes."""
+class Strict(BaseModel):
+    """What comes from outside: nothing more than what it says."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, said: Any) -> Any:
+        most = len(cls.model_fields) + MOST_UNKNOWN
+        if isinstance(said, dict) and len(said) > most:
+            raise ValueError(f"it has {len(said)} fields; there are {', '.join(cls.model_fields)}")
+        return said
+
+
+class InputEntry(Strict):
+    """One input of a definition; each description says what the key takes."""
 
     name: InputName = Field(
         description="letters, digits, _, . and -, a letter or _ first, at most 128",
@@ -106,10 +121,8 @@ class InputEntry(BaseModel):
     )
 
 
-class Entry(BaseModel):
+class Entry(Strict):
     """One definition in a file; each description says what the key takes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field(
         pattern=f"^{SLUG}$",

@@ -21,11 +21,11 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from deployments import reasons
 from deployments.cron import Malformed
-from deployments.entry import InputEntry, InputName, Text
+from deployments.entry import InputEntry, InputName, Strict, Text
 from deployments.inputs import MOST, InvalidInput, declared
 from deployments.semaphore_cron import translated
 
@@ -49,10 +49,6 @@ class BadSchedule(ValueError):
 # -- their form
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 NonEmpty = Annotated[Text, Field(min_length=1)]
 
 _CRON = "a cron expression in quotes, such as '0 3 * * *'"
@@ -61,7 +57,7 @@ _BRANCH = "the name of a branch"
 _SWITCH = "true or false"
 
 
-class _Parameter(_Strict):
+class _Parameter(Strict):
     name: InputName = Field(description=InputEntry.model_fields["name"].description)
     required: bool = Field(description=_SWITCH)
     description: Text | None = Field(
@@ -73,12 +69,12 @@ class _Parameter(_Strict):
     validate_input_format: bool = Field(False, description=_SWITCH)
 
 
-class _Reference(_Strict):
+class _Reference(Strict):
     type: Literal["BRANCH", "TAG", "PR"] = Field(description="BRANCH, TAG or PR")
     name: NonEmpty = Field(description="the name of a branch or tag, or the number of a PR")
 
 
-class _First(_Strict):
+class _First(Strict):
     project: NonEmpty = Field(description="the name of a project")
     branch: NonEmpty = Field(description=_BRANCH)
     at: NonEmpty = Field(description=_CRON)
@@ -86,7 +82,7 @@ class _First(_Strict):
     paused: bool = Field(False, description=_SWITCH)
 
 
-class _Later(_Strict):
+class _Later(Strict):
     project: NonEmpty = Field(description="the name of a project")
     recurring: bool = Field(description=_SWITCH)
     at: NonEmpty | None = Field(None, description=_CRON)
@@ -103,7 +99,7 @@ class _Third(_Later):
     reference: _Reference = Field(description="an object of type and name")
 
 
-class _Metadata(_Strict):
+class _Metadata(Strict):
     name: NonEmpty = Field(max_length=255, description="a text of at most 255 characters")
     id: str | None = Field(None, description="a text")  # Semaphore's own, and none of Rota's
     description: Text | None = Field(
@@ -111,7 +107,7 @@ class _Metadata(_Strict):
     )
 
 
-class _Document(_Strict):
+class _Document(Strict):
     apiVersion: str = Field(description="v1.0, v1.1 or v1.2")
     kind: Literal["Schedule"] = Field(description="Schedule")
     metadata: _Metadata = Field(description="an object of name and description")

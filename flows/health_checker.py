@@ -31,7 +31,7 @@ CHECKED = ("ready", "in_use", "active", "error", "degraded", "unreachable", "mai
 """Statuses of servers that are looked at. In maintenance nothing is opened, but it is recorded."""
 
 NOT_FOUND = 404
-BATCH = 1000
+BATCH = 5000
 """Checks that the API takes at once."""
 
 HOST_NAME = re.compile(

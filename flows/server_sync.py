@@ -20,7 +20,7 @@ from flows.tenancy import tenant_of
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=200)]
 
-AT_ONCE = 1000
+AT_ONCE = 5000
 """Servers in one call."""
 
 DEFAULT_TYPE = Time4VPS.get_block_type_slug()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -78,9 +78,13 @@ async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None
         if servers and not fresh:
             written = Written()
         elif failed:
-            written = await incidents.write(session, tenant, sweep.at, [_blamed(sweep)])
+            # Who answered has answered, whatever was wrong on the way to the others.
+            up = [one for one in fresh if sweep.checks[one.handle].outcome == "up"]
+            written = await _apply(session, tenant, sweep, up, opening=[_blamed(sweep)])
         else:
-            written = await _apply(session, tenant, sweep, fresh)
+            # Who failed may have had another name, and a good look is all that it takes.
+            over = await incidents.open_about(session, tenant, PROBER_FAILED)
+            written = await _apply(session, tenant, sweep, fresh, closing=over)
         known = {one.handle: health.read(one.health) for one in servers}
     return Swept(
         opened=written.opened,
@@ -93,11 +97,14 @@ async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None
 
 
 async def _apply(
-    session: AsyncSession, tenant: str, sweep: Sweep, servers: list[Server]
+    session: AsyncSession,
+    tenant: str,
+    sweep: Sweep,
+    servers: list[Server],
+    opening: Sequence[Opening] = (),
+    closing: Sequence[incidents.Identity] = (),
 ) -> Written:
-    opening: list[Opening] = []
-    # Who failed may have had another name, and a good look is all that it takes.
-    closing = await incidents.open_about(session, tenant, PROBER_FAILED)
+    opening, closing = [*opening], [*closing]
     found: list[tuple[Server, health.Judged]] = []
     for server in servers:
         judged = health.judge(

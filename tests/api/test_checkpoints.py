@@ -69,12 +69,12 @@ async def test_a_key_that_does_not_fit_is_refused(api: Any, checkpoints: str, ke
 async def test_the_largest_value_is_taken_and_a_larger_one_is_not(
     api: Any, checkpoints: str
 ) -> None:
-    fits = "x" * (256 * 1024 - 2)
+    fits = "x" * (512 * 1024 - 2)
     assert (await api.put(f"{checkpoints}/a", json={"value": fits})).status_code == 200
     refused = await api.put(f"{checkpoints}/a", json={"value": f"{fits}x"})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "value"
-    assert "256 KiB" in refused.json()["detail"]
+    assert "512 KiB" in refused.json()["detail"]
     assert (await api.get(f"{checkpoints}/a")).json()["value"] == fits
     many = [[]] * 80_000  # the database writes a space after each comma
     assert (await api.put(f"{checkpoints}/a", json={"value": many})).status_code == 200

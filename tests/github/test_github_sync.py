@@ -390,6 +390,17 @@ def test_what_fits_the_model_fits_the_api(entry):
         Item(**json.loads(json.dumps(item_of(one))))
 
 
+async def test_projects_are_read_whatever_the_size_of_their_specs(projects, sql, tenant):
+    await sql.execute(
+        "insert into projects (tenant, name, spec, summary) select $1, 'p' || number, "
+        "jsonb_build_object('a', repeat('x', 261000)), repeat('x', 65536) "
+        "from generate_series(1, 150) number",
+        tenant,
+    )
+
+    assert len(await projects()) == 150
+
+
 def test_what_is_remembered_has_a_bound():
     pages = [SeenPage(etag=f'"{n}"', ids=[10**9] * 100, last=False) for n in range(400)]
 

@@ -253,7 +253,7 @@ async def test_the_path_below_the_address_is_kept(server):
         assert [page async for page in acme.pages("servers")] == [[], []]
 
     below = "/rota/api/v1/tenants/acme/servers"
-    assert [one.target for one in server.requests] == [f"{below}?limit=200", f"{below}?after=a"]
+    assert [one.target for one in server.requests] == [f"{below}?limit=50", f"{below}?after=a"]
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,12 @@ def test_a_bad_value_is_named_with_its_remedy(lines: str, expected: str):
     assert errors_of(one_definition(lines)) == [expected]
 
 
+def test_very_many_unknown_keys_are_one_error():
+    lines = "".join(f"    f{number}: 0\n" for number in range(1000))
+    (error,) = errors_of(f"tenant: acme\ndefinitions:\n  - name: a\n    duty: d\n{lines}")
+    assert error.startswith("acme/a: it has 1002 fields; there are name, title"), error
+
+
 def test_everything_that_is_wrong_is_said_at_once():
     text = (
         "tenant: acme\ntitel: x\ndefinitions:\n"

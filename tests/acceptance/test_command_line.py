@@ -7,15 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blocks import WorkflowService
+from deployments import current
 from deployments.gateway import Gateway
-from store import database
+from store import database, roster
 
 pytestmark = pytest.mark.acceptance
 
@@ -51,7 +53,9 @@ def environment(database_url: str, prefect_server: str, work_pool: str) -> dict[
 
 
 @pytest.fixture
-def rota(environment: dict[str, str]) -> Iterator[Rota]:
+async def rota(
+    environment: dict[str, str], engine: AsyncEngine, gateway: Gateway
+) -> AsyncIterator[Rota]:
     """Yields the command, and afterwards deletes what it made in Prefect."""
 
     def call(*arguments: str, given: str | None = None, **more: str) -> Any:
@@ -66,8 +70,9 @@ def rota(environment: dict[str, str]) -> Iterator[Rota]:
         )
 
     yield call
-    call("load", "-", "--prune", given="tenant: acme\n")
-    call("apply")
+    instance = (await roster.read(engine, [])).instance
+    for one in await current.owned(gateway, instance):
+        await gateway.delete(one.id)
 
 
 @contextmanager

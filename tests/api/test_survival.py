@@ -78,9 +78,7 @@ async def _rows(sql: asyncpg.Connection) -> tuple[set[Any], set[Any]]:
 def _writes(remote: Any, path: str, a_definition: Any) -> dict[str, Call]:
     return {
         "create": lambda: remote.post(path, json=a_definition("new", title="New")),
-        "put": lambda: remote.put(f"{path}/nightly", json=a_definition(title="Put")),
         "patch": lambda: remote.patch(f"{path}/nightly", json={"title": "Patched"}),
-        "pause": lambda: remote.post(f"{path}/nightly/pause", json={"note": "Why"}),
         "delete": lambda: remote.delete(f"{path}/nightly"),
         "bulk": lambda: remote.put(
             f"{path}?prune=true",

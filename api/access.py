@@ -104,14 +104,12 @@ class Gate:
 
     Args:
         app: What answers.
-        guard: Knows the tokens.
         base: What the paths begin with that need one.
         free: Paths among them that need none.
     """
 
-    def __init__(self, app: App, guard: Guard, base: str, free: frozenset[str]) -> None:
+    def __init__(self, app: App, base: str, free: frozenset[str]) -> None:
         self._app = app
-        self._guard = guard
         self._base = base
         self._free = free
 
@@ -132,7 +130,8 @@ class Gate:
         if scheme.lower() != "bearer" or not secret:
             raise unknown()
         client = scope.get("client")
-        return await self._guard.caller(secret.strip(), client[0] if client else "?")
+        guard: Guard = scope["app"].state.rota.guard
+        return await guard.caller(secret.strip(), client[0] if client else "?")
 
 
 async def _caller(

@@ -31,12 +31,10 @@ from api import (
     servers,
     tenants,
 )
-from api.access import Gate, Guard
+from api.access import Gate
 from api.limits import Limits
 from api.state import Embed, State
-from deployments.duties import discover
 from deployments.gateway import Gateway
-from store import roster
 from store.settings import Settings
 
 BASE = "/api/v1"
@@ -78,6 +76,13 @@ async def make(
         gateway: Prefect, which may be away.
         embed: What makes vectors of searches; None where search goes by word alone.
     """
+    app = routed(settings)
+    app.state.rota = await State.of(settings, engine, gateway, embed)
+    return app
+
+
+def routed(settings: Settings) -> FastAPI:
+    """Return the application without its state, which it needs before the first request."""
     app = FastAPI(
         title="Rota",
         version=metadata.version("rota"),
@@ -87,18 +92,13 @@ async def make(
         redoc_url=None,
         redirect_slashes=False,
     )
-    duties, broken = discover()
-    instance = (await roster.read(engine, [])).instance
-    app.state.rota = State(
-        settings, engine, gateway, instance, duties, broken, Guard(engine), embed=embed
-    )
     for one in ROUTERS:
         app.include_router(one.router, prefix=BASE)
     app.include_router(health.router, prefix=BASE)
     app.include_router(health.router, include_in_schema=False)  # where probes look
     problems.install(app)
     free = frozenset(f"{BASE}{path}" for path in ("/healthz", "/readyz", "/version", OPENAPI))
-    app.add_middleware(Gate, guard=app.state.rota.guard, base=f"{BASE}/", free=free)
+    app.add_middleware(Gate, base=f"{BASE}/", free=free)
     app.add_middleware(
         Limits,
         body_bytes=settings.api_body_bytes,

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access import Guard
 from deployments.desired import Rules
-from deployments.duties import Duty
+from deployments.duties import Duty, discover
 from deployments.gateway import Gateway
+from store import roster
 from store.settings import Settings
 
 Embed = Callable[[str, str], Awaitable[list[float] | None]]
@@ -45,6 +46,15 @@ class State:
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     readiness: asyncio.Task[list[dict[str, object]]] | None = None
     embed: Embed | None = None
+
+    @classmethod
+    async def of(
+        cls, settings: Settings, engine: AsyncEngine, gateway: Gateway, embed: Embed | None = None
+    ) -> State:
+        """Return what an API on these parts holds on to."""
+        duties, broken = discover()
+        instance = (await roster.read(engine, [])).instance
+        return cls(settings, engine, gateway, instance, duties, broken, Guard(engine), embed=embed)
 
     @property
     def rules(self) -> Rules:

@@ -7,7 +7,7 @@ import os
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -61,7 +61,10 @@ def load(name: str) -> Flow[..., Any]:
     target = _targets().get(name)
     if target is None:
         raise UnknownDuty(name)
-    module, attribute = target
+    return _flow(*target)
+
+
+def _flow(module: str, attribute: str) -> Flow[..., Any]:
     found = getattr(importlib.import_module(module), attribute, None)
     if not isinstance(found, Flow):
         raise ImportError(f"{module}:{attribute} is not a Prefect flow")
@@ -91,13 +94,14 @@ def discover() -> tuple[dict[str, Duty], dict[str, str]]:
         try:
             if module == f"flows.{name}" and not hasattr(importlib.import_module(module), name):
                 continue
-            duties[name] = describe(name, load(name))
+            duties[name] = describe(name, _flow(module, attribute))
         except (Exception, SystemExit) as error:  # what somebody else wrote may raise anything
             reason = " ".join(str(error).splitlines()[:1])
             broken[name] = f"{module}:{attribute} does not load: {type(error).__name__}: {reason}"
     return duties, broken
 
 
+@cache
 def describe(name: str, flow: Flow[..., Any]) -> Duty:
     """Return what a definition has to know of the duty that is `flow`.
 

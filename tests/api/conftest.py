@@ -25,7 +25,8 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.app import BASE, make
+from api.app import BASE, make, routed
+from api.state import State
 from deployments.gateway import Gateway
 from deployments.reconcile import Reconciler
 from store import changes, database, roster, tokens
@@ -175,10 +176,19 @@ async def build(engine: AsyncEngine, gateway: Gateway) -> AsyncIterator[Build]:
         await http.aclose()
 
 
+@pytest.fixture(scope="session")
+def application() -> FastAPI:
+    """The application without its state; to put its routes together takes a while."""
+    return routed(Settings())
+
+
 @pytest.fixture
-async def api(build: Build) -> Api:
+async def api(application: FastAPI, engine: AsyncEngine, gateway: Gateway) -> AsyncIterator[Api]:
     """The application in this process, on the test's database and the tests' Prefect."""
-    return await build()
+    application.state.rota = await State.of(Settings(), engine, gateway)
+    transport = httpx.ASGITransport(application, client=("127.0.0.1", 123))
+    async with httpx.AsyncClient(transport=transport, base_url="http://rota") as http:
+        yield Api(http, engine, contract_of(application), application)
 
 
 @pytest.fixture

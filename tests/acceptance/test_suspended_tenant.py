@@ -89,5 +89,8 @@ def test_nothing_of_it_starts_from_two_seconds_after_the_call_on(tmp_path: Path)
         wait_until(lambda: up.call("POST", run, {}).status_code == 202, 150, "a deployment")
         later = called + timedelta(seconds=2)
         wait_until(lambda: started(up, due)[0] > later, 60, "what is asked for runs again")
+        made = "select count(*) from definitions where tenant = 'busy' and deployment_id notnull"
+        wait_until(lambda: up.sql(made) == str(DEFINITIONS + 1), 150, "every deployment")
+        assert up.sql("select count(*) from definitions where problem notnull") == "0"
         paused = up.call("GET", "tenants/busy/definitions/duty-1").json()
         assert (paused["enabled"], paused["state"]) == (False, "paused")

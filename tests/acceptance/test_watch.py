@@ -353,25 +353,6 @@ async def test_what_was_written_while_nobody_watched_is_caught_up_with(watched):
     assert await watched.runs("added") != []
 
 
-async def test_a_thousand_rows_at_once_are_all_carried_out(watched):
-    await watched.watch(ROTA_CONCURRENCY="1")
-
-    await watched.sql(
-        "insert into definitions (tenant, name, duty, parameters) "
-        """select $1, 'n' || n, 'workflow_run', '{"workflow_id": "w"}' """
-        "from generate_series(1, 1001) n",
-        watched.tenant,
-    )
-
-    await eventually(watched.dealt_with, 150)
-    carried_out = await watched.fetchval(
-        "select count(*) from definitions where deployment_id is not null and problem is null"
-    )
-    assert carried_out == 1001
-    named = {"deployments": {"name": {"like_": f"{watched.tenant}."}}}
-    assert await watched.call("/deployments/count", named) == 1001
-
-
 # -- servers that die
 
 

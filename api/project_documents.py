@@ -93,18 +93,20 @@ class NewDocument(Strict):
         description="What made the vectors; null where there are none",
         examples=["all-MiniLM-L6-v2"],
     )
-    chunks: list[Chunk] = Field(
-        max_length=MOST_CHUNKS, description="What it is divided into; at most 5,000"
+    chunks: Annotated[list[Chunk], Field(max_length=MOST_CHUNKS)] | None = Field(
+        description="What it is divided into, at most 5,000; null for what it is divided into "
+        "already, by the same hash and embedder"
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        sizes = {len(one.embedding) for one in self.chunks if one.embedding is not None}
+        chunks = self.chunks or []
+        sizes = {len(one.embedding) for one in chunks if one.embedding is not None}
         if sizes and self.embedder is None:
             raise ValueError("embedder: there are vectors, so say what has made them")
         if len(sizes) > 1:
             raise ValueError(f"chunks: their vectors have {sorted(sizes)} numbers; send one kind")
-        positions = [one.position for one in self.chunks]
+        positions = [one.position for one in chunks]
         if len(set(positions)) < len(positions):
             raise ValueError("chunks: two have the same position; number them")
         return self
@@ -177,7 +179,8 @@ async def put_documents(
     """Write documents of a project, all of them or none.
 
     A document whose title, address, hash and embedder are the same is left as it is; of any other
-    all chunks are replaced. Where the database has no pgvector, vectors are not kept.
+    all chunks are replaced, or kept where `chunks` is null. Where the database has no pgvector,
+    vectors are not kept.
     """
     _check_unique([one.path for one in body.documents])
     try:
@@ -186,6 +189,9 @@ async def put_documents(
         )
     except NoResultFound:
         raise no_tenant(tenant) from None
+    except rows.ChunksMissing as missing:
+        number = [one.path for one in body.documents].index(missing.path)
+        raise unfit(f"documents.{number}.chunks: {missing} Send its chunks.") from None
     if written is None:
         raise no_project(project_id)
     return documents.answer(
@@ -222,12 +228,12 @@ async def _listed(
 
 def _wanted(body: NewDocuments) -> Iterator[rows.Wanted]:
     for one in body.documents:
-        pieces = [
-            rows.Piece(chunk.model_dump(exclude={"embedding"}), chunk.embedding)
-            for chunk in one.chunks
-        ]
         values = one.model_dump(include={"title", "uri", "content_hash", "embedder"})
-        yield rows.Wanted(one.path, values, pieces)
+        yield rows.Wanted(one.path, values, None if one.chunks is None else _pieces(one.chunks))
+
+
+def _pieces(chunks: list[Chunk]) -> list[rows.Piece]:
+    return [rows.Piece(one.model_dump(exclude={"embedding"}), one.embedding) for one in chunks]
 
 
 def _shown(row: Any) -> dict[str, Any]:

@@ -34,7 +34,9 @@ from blocks.embedders import LocalEmbedder, OpenAIEmbedder
 from blocks.github_service import GitHub
 from blocks.records import Records
 from flows.chunks import split
-from flows.indexing import Indexer, Named, Project
+from flows.embedding import Named
+from flows.indexing import Indexer, Project
+from flows.outline import Markdown
 from tests.documents.embeddings import EmbeddingsServer
 from tests.github.fake import TOKEN, Clock, FakeGitHub
 
@@ -156,7 +158,7 @@ def measure_splitting(figures: Figures) -> None:
     """Measure what has no input and no output."""
     texts = [a_document(number).decode() for number in range(500)]
     began = time.perf_counter()
-    chunks = sum(len(split(text)) for text in texts)
+    chunks = sum(len(split(Markdown(text))) for text in texts)
     rate = chunks / (time.perf_counter() - began)
     figures.add("Splitting alone", f"{rate:,.0f} chunks/s", values={"chunks_per_second": rate})
 

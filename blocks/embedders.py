@@ -11,7 +11,6 @@ import asyncio
 import functools
 import importlib
 import json
-import math
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -49,6 +48,8 @@ from blocks.outgoing import (
 MAX_ANSWER_BYTES = 32 << 20
 MOST_DIMENSIONS = 2000
 """pgvector's HNSW index takes no more."""
+LARGEST_FLOAT = 3.4e38
+"""It keeps 32 bits a number."""
 
 PACKAGED = "all-MiniLM-L6-v2"
 PACKAGED_TOKENS = 512
@@ -92,8 +93,12 @@ class Embedder(Protocol):
     def space(self) -> str:
         """The name of what its vectors lie in: only those of one space can be compared."""
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], *, patient: bool = True) -> list[Vector]:
         """Return one vector a text, all of one length, finite, and none of them zero.
+
+        Args:
+            texts: What to embed; none of them empty.
+            patient: Whether an embedder that is away is waited for.
 
         Raises:
             EmbedderError: There are none.
@@ -181,7 +186,9 @@ class OpenAIEmbedder(Block):
         """The model's name, with the length of the vectors if that was chosen."""
         return f"{self.model}:{self.dimensions}" if self.dimensions else self.model
 
-    async def embed(self, texts: Sequence[str], *, backoff: Backoff = BACKOFF) -> list[Vector]:
+    async def embed(
+        self, texts: Sequence[str], *, patient: bool = True, backoff: Backoff = BACKOFF
+    ) -> list[Vector]:
         """Return one vector a text.
 
         A broken or slow connection, 429 and 5xx are tried again after 1, 5, 10, 20, 40, 60, 60...
@@ -189,7 +196,8 @@ class OpenAIEmbedder(Block):
 
         Args:
             texts: What to embed; none of them empty.
-            backoff: When to try again.
+            patient: Whether to try again.
+            backoff: When to.
 
         Raises:
             EmbedderRefused: The service answered 4xx (not 429) or 3xx.
@@ -206,7 +214,7 @@ class OpenAIEmbedder(Block):
         ) as client:
             for first in range(0, len(texts), self.batch_size):
                 batch = texts[first : first + self.batch_size]
-                vectors += await self._embed(client, batch, backoff)
+                vectors += await self._embed(client, batch, backoff if patient else _Once())
         return _usable(vectors, len(texts), self.dimensions)
 
     async def _embed(
@@ -341,11 +349,12 @@ class LocalEmbedder(Block):
         """The model's name, which is that of its directory."""
         return Path(self.directory).name[:100] if self.directory else PACKAGED
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], *, patient: bool = True) -> list[Vector]:
         """Return one vector a text; a text beyond what the model reads counts as far as it does.
 
         Args:
             texts: What to embed.
+            patient: Is of no account; the model is there, or it is not.
 
         Raises:
             EmbedderMissing: The extra is not installed, or the model is not there.
@@ -417,12 +426,17 @@ def _usable(vectors: list[Vector], number: int, dimensions: int | None) -> list[
             f"{number} texts, not one a text, all of the length "
             f"{dimensions or f'of the first, at most {MOST_DIMENSIONS}'}."
         )
-    if not all(any(vector) and math.isfinite(math.fsum(vector)) for vector in vectors):
+    if any(not any(one) or not all(abs(x) <= LARGEST_FLOAT for x in one) for one in vectors):
         raise EmbedderAnswerUnusable(
             "The embedder gave a vector that has no direction: it holds only zeros, or a number "
-            "that is not finite."
+            f"that is not between -{LARGEST_FLOAT} and {LARGEST_FLOAT}."
         )
     return vectors
+
+
+class _Once(Backoff):
+    def wait(self, tries: int, left: float, retry_after: float | None = None) -> None:
+        return None
 
 
 def _log_setback(setback: Setback, tries: int, wait: float) -> None:

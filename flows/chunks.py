@@ -8,15 +8,12 @@ character, each with the space before it; or a run of at most 16 line ends or ot
 English that is a little more than a model counts, so what fits here fits there.
 """
 
-import io
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from flows.outline import Heading, Markdown, lines_of
 
 CHUNK_TOKENS = 512
 OVERLAP_TOKENS = 50
@@ -25,16 +22,6 @@ TOKEN = re.compile(
     r"[ ]?(?:[A-Za-zÀ-ɏ]{1,6}|[0-9]{1,3}|[Ͱ-῿]{1,2}|\S)|[\r\n]{1,16}|[^\S\r\n]{1,16}"
 )
 """One token. Every character of a text belongs to exactly one."""
-
-FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?:.*\r?\n){0,200}?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
-"""What some tools put before a Markdown document, and which would be read as a heading."""
-
-TITLE_CHARACTERS = 160
-INLINE_CHARACTERS = 2000
-"""So much of a heading or paragraph is read; what is nested in it can take very long."""
-
-MARKDOWN = MarkdownIt("commonmark").enable("table")
-_BLOCKS = MarkdownIt("commonmark").disable(["inline", "text_join"])
 
 
 @dataclass(frozen=True)
@@ -62,18 +49,9 @@ class Chunk:
         return self.text[self.repeated :]
 
 
-@dataclass(frozen=True)
-class _Heading:
-    line: int
-    end: int
-    level: int
-    title: str
-
-
 def split(
-    text: str,
+    document: str | Markdown,
     *,
-    markdown: bool = True,
     size: int = CHUNK_TOKENS,
     overlap: int = OVERLAP_TOKENS,
 ) -> list[Chunk]:
@@ -81,19 +59,20 @@ def split(
 
     A passage never goes on beyond a heading, but one without text of its own, which leads the next
     section. Within a section, a passage ends after a paragraph if that is in the second half of
-    the room it has, else after a line, a word, or wherever the room ends.
+    the room it has, else after a line, a word, or wherever the room ends. What is too far down to
+    be parsed is one section, without a heading.
 
     Args:
-        text: The document.
-        markdown: Whether it has headings.
+        document: A document; what is no `Markdown` has no headings.
         size: The most tokens of a passage.
         overlap: How many tokens a passage has of the one before it in its section; less than half
             of `size`.
 
     """
-    lines = list(io.StringIO(text, newline=""))
+    text = document if isinstance(document, str) else document.text
+    lines = lines_of(text)
     offsets = [0, *accumulate(map(len, lines))]
-    sections = _sections(lines, _headings(text) if markdown else [])
+    sections = [("", 0)] if isinstance(document, str) else _sections(lines, document)
     chunks: list[Chunk] = []
     for (heading, first), (_, end) in pairwise([*sections, ("", len(lines))]):
         begin, stop = offsets[first], offsets[end]
@@ -115,40 +94,12 @@ def count(text: str) -> int:
     return sum(1 for _ in TOKEN.finditer(text))
 
 
-def title_of(text: str) -> str | None:
-    """Return a Markdown document's first heading, if it has one."""
-    return next((heading.title for heading in _headings(text) if heading.title), None)
-
-
-def plain(inline: Token) -> str:
-    """Return what a reader sees of a line or paragraph of Markdown, but for images and HTML."""
-    seen = {"text", "code_inline"}
-    parts = [
-        child.content if child.type in seen else " " if child.type.endswith("break") else ""
-        for child in inline.children or []
-    ]
-    return " ".join("".join(parts).split())
-
-
-def _headings(text: str) -> Iterator[_Heading]:
-    before = FRONT_MATTER.match(text)
-    skipped = len(list(io.StringIO(before[0], newline=""))) if before else 0
-    tokens = _BLOCKS.parse(text[before.end() :] if before else text)
-    for opening, inline in pairwise(tokens):
-        # A heading inside of a list or a quotation divides nothing.
-        if opening.type == "heading_open" and opening.level == 0 and opening.map:
-            line, end = opening.map
-            [shown] = MARKDOWN.parseInline(inline.content[:INLINE_CHARACTERS])
-            title = plain(shown)[:TITLE_CHARACTERS]
-            yield _Heading(line + skipped, end + skipped, int(opening.tag[1:]), title)
-
-
-def _sections(lines: list[str], headings: Iterable[_Heading]) -> list[tuple[str, int]]:
+def _sections(lines: list[str], document: Markdown) -> list[tuple[str, int]]:
     """Return the path of headings and the first line of each section, which begins at 0."""
-    sections = [("", 0)] if lines else []
-    path: list[_Heading] = []
+    sections = [("", 0)]
+    path: list[Heading] = []
     body = 0
-    for heading in headings:
+    for heading in document.headings:
         while path and path[-1].level >= heading.level:
             path.pop()
         path.append(heading)
@@ -157,6 +108,8 @@ def _sections(lines: list[str], headings: Iterable[_Heading]) -> list[tuple[str,
             _, begins = sections.pop()
         sections.append((" > ".join(one.title for one in path if one.title), begins))
         body = heading.end
+    if document.parsed_lines < len(lines):
+        sections.append(("", document.parsed_lines))
     return sections
 
 

@@ -6,7 +6,8 @@ A project's turn:
 2. Its files are listed, and its documents chosen among them.
 3. Those whose blob is not the one of the last turn are read, and split and embedded if their
    content is not what the records hold.
-4. They are written, and documents that are no longer there go away.
+4. They are written, with new addresses where the repository was renamed, and documents that are no
+   longer there go away.
 5. If the document that leads the project has changed, so does the project's summary.
 6. What was seen is remembered in a checkpoint, so that a turn which is cut short is taken again.
 """
@@ -14,7 +15,7 @@ A project's turn:
 import asyncio
 import hashlib
 import json
-import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,30 +26,23 @@ from uuid import UUID
 from prefect.blocks.abstract import LoggerOrAdapter
 from pydantic import BaseModel, ValidationError
 
-from blocks.embedders import Embedder, EmbedderAnswerUnusable, EmbedderRefused
+from blocks.embedders import EmbedderAnswerUnusable, EmbedderRefused, EmbedderUnavailable
 from blocks.github_answers import GitHubAnswerUnusable, GitHubRefused, TreeFile
 from blocks.github_session import GitHubSession
 from blocks.records import RecordsRefused, TenantRecords
-from flows.chunks import Chunk, split, title_of
+from flows.chunks import Chunk, split
+from flows.document_files import MOST_BYTES, SPEC, chosen, text_of
+from flows.embedding import Named
+from flows.outline import Markdown
 from flows.summary import summarize
 
-MOST_DOCUMENTS = 500
-MOST_BYTES = 1 << 20
-MOST_PATH_BYTES = 300
 BATCH_BYTES = 4 << 20
 
 # The API takes 8 MiB at once. With pgvector's longest vectors, 200 of them are 4.4 MB.
 MOST_VECTORS = 200
 
-# What is not ASCII takes up to three times its bytes in JSON, and control characters six times.
-MOST_JSON_BYTES = 3 * MOST_BYTES
-
 NAMED = 20
 """Documents that a line of the log names."""
-
-README = re.compile(r"readme(\.(md|markdown|rst|txt))?", re.IGNORECASE)
-SPEC = ".project-spec.yaml"
-DOCS = re.compile(r"docs/.*\.md", re.IGNORECASE | re.DOTALL)
 
 TOO_MUCH = frozenset({400, 413, 422})
 """Statuses of a refusal that is about what was sent, and not about who sent it."""
@@ -63,6 +57,7 @@ class Project(BaseModel):
     default_branch: str
     pushed_at: str | None = None
     url: str | None = None
+    summary: str | None = None
 
     @property
     def state(self) -> str | None:
@@ -76,12 +71,20 @@ class Project(BaseModel):
         return f"{self.url.rstrip('/')}/blob/{quote(self.default_branch)}/{quote(path)}"
 
 
+class _Blob(BaseModel):
+    """A file as Git knows it, and the content that was read of it."""
+
+    sha: str
+    content_hash: str
+
+
 class _Seen(BaseModel):
-    """What the project's last turn saw."""
+    """What the project's last turn saw, and what it left in the records."""
 
     state: str | None = None
-    blobs: dict[str, str] = {}
+    blobs: dict[str, _Blob] = {}
     summary_of: str | None = None
+    summary: str | None = None
 
 
 class _Stored(BaseModel):
@@ -89,6 +92,8 @@ class _Stored(BaseModel):
 
     project_id: UUID
     path: str
+    title: str | None
+    uri: str | None
     content_hash: str
     embedder: str | None
 
@@ -99,6 +104,7 @@ class _HeldBack(Exception):
 
 PROJECTS_OWN = (
     EmbedderAnswerUnusable,
+    EmbedderUnavailable,
     GitHubAnswerUnusable,
     GitHubRefused,
     RecordsRefused,
@@ -106,20 +112,6 @@ PROJECTS_OWN = (
     _HeldBack,
 )
 """Errors that are about one project, and not about all."""
-
-
-@dataclass(frozen=True)
-class Named:
-    """An embedder, and the name that documents keep of it.
-
-    Attributes:
-        name: `type/block@space`; when the block is given another model, it is another name.
-        embedder: The embedder.
-
-    """
-
-    name: str
-    embedder: Embedder
 
 
 @dataclass(frozen=True)
@@ -199,16 +191,18 @@ class _Turn:
         self._batch: list[dict[str, Any]] = []
         self._batch_bytes = 0
         # The first that is read, which mostly is the one that leads.
-        self._read: dict[str, str] = {}
+        self._read: dict[str, Markdown] = {}
+        self._kept: dict[str, _Blob] = {}
         self._left_out: dict[str, str] = {}
 
     async def take(self) -> None:
         seen = await self._seen()
         project = self._project
-        # A document may have lost its place, or its embedder, since it was written.
-        blobs = {path: sha for path, sha in seen.blobs.items() if self._is_ours(path)}
+        # A document may have lost its place, its embedder or its content since it was written.
+        blobs = {path: blob for path, blob in seen.blobs.items() if self._is_ours(path, blob)}
         intact = blobs == seen.blobs and blobs.keys() == self._stored.keys()
-        if project.state and project.state == seen.state and intact:
+        in_place = all(one.uri == project.uri(path) for path, one in self._stored.items())
+        if intact and in_place and self._is_as_seen(seen):
             self._counts["projects_unchanged"] += 1
             return
         listed = await self._indexer.github.tree(project.full_name, project.default_branch)
@@ -218,18 +212,20 @@ class _Turn:
                 "documents are kept as they are. If it is indeed empty, run this once with the "
                 "parameter `allow_mass_change` set to true."
             )
-        files = {file.path: file for file in self._chosen(listed)}
-        changed = [file for file in files.values() if blobs.get(file.path) != file.sha]
-        self._counts["documents_unchanged"] += len(files) - len(changed)
-        for file in changed:
-            await self._renew(file)
+        files, self._left_out = chosen(listed)
+        for file in files:
+            known = blobs.get(file.path)
+            if known and known.sha == file.sha:
+                self._leave(file.path, known)
+            else:
+                await self._renew(file)
         await self._write()
         self._tell_left_out()
-        kept = {path: file.sha for path, file in files.items() if path not in self._left_out}
+        kept = {path: blob for path, blob in self._kept.items() if path not in self._left_out}
         if self._stored.keys() - kept.keys():
             await self._put([], present=list(kept))
         now = _Seen(state=project.state, blobs=kept)
-        now.summary_of = await self._summarize(kept, seen.summary_of)
+        now.summary_of, now.summary = await self._summarize(kept, seen)
         if now != seen:
             await self._records.put("checkpoints", self._key, body={"value": now.model_dump()})
 
@@ -237,9 +233,18 @@ class _Turn:
     def _key(self) -> str:
         return f"rag/{self._project.id}"
 
-    def _is_ours(self, path: str) -> bool:
+    def _is_as_seen(self, seen: _Seen) -> bool:
+        project = self._project
+        state, summary = project.state, project.summary
+        return bool(state) and state == seen.state and summary == seen.summary
+
+    def _is_ours(self, path: str, blob: _Blob) -> bool:
         stored = self._stored.get(path)
-        return stored is not None and stored.embedder == self._indexer.embedder_name
+        return (
+            stored is not None
+            and stored.embedder == self._indexer.embedder_name
+            and stored.content_hash == blob.content_hash
+        )
 
     async def _seen(self) -> _Seen:
         try:
@@ -253,15 +258,6 @@ class _Turn:
         except ValidationError:
             # Of another version, perhaps; then everything is looked at again.
             return _Seen()
-
-    def _chosen(self, listed: Sequence[TreeFile]) -> list[TreeFile]:
-        """Return the documents among the files, the README first."""
-        found = {file.path: file for file in listed if _rank(file.path) is not None}
-        ranked = [found[path] for path in sorted(found, key=lambda path: (_rank(path), path))]
-        self._left_out |= {file.path: why for file in ranked if (why := _unfit(file))}
-        fitting = [file for file in ranked if file.path not in self._left_out]
-        self._left_out |= {file.path: "it is beyond 500" for file in fitting[MOST_DOCUMENTS:]}
-        return fitting[:MOST_DOCUMENTS]
 
     def _tell_left_out(self) -> None:
         if not self._left_out:
@@ -283,17 +279,31 @@ class _Turn:
     async def _renew(self, file: TreeFile) -> None:
         """Read a document, and prepare it to be written if the records hold another."""
         content = await self._content(file.path)
-        text = _text(content)
+        text = text_of(content)
         if content is None or text is None:
             self._left_out[file.path] = "it is no text of at most 1 MiB"
             return
+        document = Markdown(text)
         if file.path != SPEC and not self._read:
-            self._read[file.path] = text
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if self._is_ours(file.path) and self._stored[file.path].content_hash == digest:
+            self._read[file.path] = document
+        blob = _Blob(sha=file.sha, content_hash=f"sha256:{hashlib.sha256(content).hexdigest()}")
+        if self._is_ours(file.path, blob):
+            self._leave(file.path, blob)
+            return
+        self._kept[file.path] = blob
+        await self._add(await self._document(file.path, document, blob.content_hash))
+
+    def _leave(self, path: str, blob: _Blob) -> None:
+        """Leave a document as it is; if it has moved, prepare its address to be written."""
+        self._kept[path] = blob
+        stored, uri = self._stored[path], self._project.uri(path)
+        if stored.uri == uri:
             self._counts["documents_unchanged"] += 1
             return
-        document = await self._document(file.path, text, digest)
+        values = stored.model_dump(include={"path", "title", "content_hash", "embedder"})
+        self._batch.append({**values, "uri": uri, "chunks": None})
+
+    async def _add(self, document: dict[str, Any]) -> None:
         size = len(json.dumps(document))
         if self._batch_bytes + size > BATCH_BYTES:
             await self._write()
@@ -309,9 +319,9 @@ class _Turn:
         except GitHubAnswerUnusable:
             return None
 
-    async def _document(self, path: str, text: str, digest: str) -> dict[str, Any]:
+    async def _document(self, path: str, document: Markdown, digest: str) -> dict[str, Any]:
         # A large one takes seconds, in which no other flow would run.
-        title, chunks = await asyncio.to_thread(_passages, path, text)
+        title, chunks = await asyncio.to_thread(_passages, path, document)
         vectors = await self._vectors(path, title, chunks)
         self._counts["chunks"] += len(chunks)
         return {
@@ -342,7 +352,7 @@ class _Turn:
             for chunk in chunks[:MOST_VECTORS]
         ]
         try:
-            vectors = await self._indexer.named.embedder.embed(texts)
+            vectors = await self._indexer.named.embed(texts)
         except EmbedderRefused as refused:
             if refused.status not in TOO_MUCH:
                 raise
@@ -386,50 +396,37 @@ class _Turn:
         for what in ("created", "updated", "gone"):
             self._counts[f"documents_{what}"] += len(written[what])
 
-    async def _summarize(self, kept: Mapping[str, str], before: str | None) -> str | None:
-        """Keep the project's summary; return what it is of, to know it again."""
+    async def _summarize(
+        self, kept: Mapping[str, _Blob], seen: _Seen
+    ) -> tuple[str | None, str | None]:
+        """Keep the project's summary; return what it is of, to know it again, and itself."""
         lead = next((path for path in kept if path != SPEC), None)
-        of = f"{lead}@{kept[lead]}" if lead else None
-        if of != before:
-            summary = await asyncio.to_thread(summarize, await self._lead(lead)) if lead else None
-            if summary is None and before is None:
-                return of
+        of = f"{lead}@{kept[lead].sha}" if lead else None
+        if of == seen.summary_of and self._project.summary == seen.summary:
+            return of, seen.summary
+        summary = await asyncio.to_thread(_summary, await self._lead(lead)) if lead else None
+        if summary != self._project.summary:
             await self._records.patch("projects", str(self._project.id), body={"summary": summary})
             self._counts["summaries"] += 1
-        return of
+        return of, summary
 
-    async def _lead(self, path: str) -> str:
+    async def _lead(self, path: str) -> Markdown:
         if path in self._read:
             return self._read[path]
-        return _text(await self._content(path)) or ""
+        return Markdown(text_of(await self._content(path)) or "")
 
 
-def _passages(path: str, text: str) -> tuple[str, list[Chunk]]:
-    markdown = path != SPEC
-    chunks = [chunk for chunk in split(text, markdown=markdown) if chunk.new.strip()]
-    return (title_of(text) if markdown else None) or path, chunks
+_one_at_a_time = threading.Lock()
+"""A document of 1 MiB may take seconds, and 200 MB."""
 
 
-def _rank(path: str) -> int | None:
-    if README.fullmatch(path):
-        return 0
-    if path == SPEC:
-        return 1
-    return 2 if DOCS.fullmatch(path) else None
+def _passages(path: str, document: Markdown) -> tuple[str, list[Chunk]]:
+    with _one_at_a_time:
+        title = None if path == SPEC else document.title
+        chunks = split(document.text if path == SPEC else document)
+    return title or path, [chunk for chunk in chunks if chunk.new.strip()]
 
 
-def _unfit(file: TreeFile) -> str | None:
-    if file.size > MOST_BYTES:
-        return f"{file.size:,} bytes are over 1 MiB"
-    if not file.path.isprintable() or len(file.path.encode()) > MOST_PATH_BYTES:
-        return "its path is over 300 bytes, or cannot be shown"
-    if {"", ".", ".."} & {part.strip() for part in re.split(r"[/\\]", file.path)}:
-        return "its path cannot be asked for"
-    return None
-
-
-def _text(content: bytes | None) -> str | None:
-    if content is None or len(content) > MOST_BYTES or b"\0" in content:
-        return None
-    text = content.decode("utf-8-sig", errors="replace")
-    return text if len(json.dumps(text)) <= MOST_JSON_BYTES else None
+def _summary(document: Markdown) -> str | None:
+    with _one_at_a_time:
+        return summarize(document)

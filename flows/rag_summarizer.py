@@ -11,7 +11,8 @@ from blocks.embedders import EMBEDDERS, Embedder
 from blocks.github_service import GitHub
 from blocks.records import Records, TenantRecords
 from flows.blocks_by_name import load
-from flows.indexing import Indexer, Named, Project
+from flows.embedding import Named
+from flows.indexing import Indexer, Project
 from flows.tenancy import tenant_of
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=200)]

@@ -4,12 +4,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
-from typing import Any
 
-from markdown_it import MarkdownIt
-
-from flows.chunks import FRONT_MATTER, INLINE_CHARACTERS, MARKDOWN, plain
+from flows.outline import Markdown
 
 MOST_CHARACTERS = 800
 MOST_SENTENCES = 300
@@ -17,25 +13,24 @@ ALIKE = 0.6
 
 # Not after `e.g.` and `i.e.`, which a capital may follow.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[^\sa-z])|(?<=[。！？])")
-_BLOCKS = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
 _WORD = re.compile(r"[^\W_]+")
 
 _Weights = Mapping[str, float]
 
 
-def summarize(text: str, most_characters: int = MOST_CHARACTERS) -> str | None:
-    """Return a summary of a Markdown document, or None if it has no sentence.
+def summarize(document: Markdown, most_characters: int = MOST_CHARACTERS) -> str | None:
+    """Return a summary of a document, or None if it has no sentence.
 
     The first sentence is always part of it. After it come, in the document's order, those whose
     words are most like the words of all sentences together, each only if it says something else
     than those chosen before. The same document always gives the same summary.
 
     Args:
-        text: The document.
+        document: The document.
         most_characters: The longest summary.
 
     """
-    sentences = list(_sentences(text))
+    sentences = list(_sentences(document))
     if not sentences:
         return None
     if len(sentences[0]) > most_characters:
@@ -55,9 +50,9 @@ def summarize(text: str, most_characters: int = MOST_CHARACTERS) -> str | None:
     return " ".join(sentences[at] for at in sorted(chosen))
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _sentences(document: Markdown) -> Iterator[str]:
     left = MOST_SENTENCES
-    for paragraph, whole in _paragraphs(text):
+    for paragraph, whole in document.paragraphs():
         sentences = _SENTENCE_END.split(paragraph)
         for sentence in sentences if whole else sentences[:-1] or sentences:
             # Rows of badges and links are no sentences.
@@ -67,18 +62,6 @@ def _sentences(text: str) -> Iterator[str]:
             left -= 1
             if not left:
                 return
-
-
-def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield each paragraph as it is read, and whether that is all of it."""
-    before = FRONT_MATTER.match(text)
-    links: dict[str, Any] = {}
-    tokens = _BLOCKS.parse(text[before.end() :] if before else text, links)
-    for opening, inline in pairwise(tokens):
-        if opening.type == "paragraph_open" and opening.level == 0:
-            content = inline.content
-            [shown] = MARKDOWN.parseInline(content[:INLINE_CHARACTERS], links)
-            yield plain(shown), len(content) <= INLINE_CHARACTERS
 
 
 def _weighted(sentences: list[str]) -> list[_Weights]:

@@ -14,7 +14,20 @@ from store import projects, search, vectors
 from store.recording import recording
 from store.records import Chunk, Document, Project
 
-_COMPARED = ("title", "uri", "content_hash", "embedder")
+_OF_CHUNKS = ("content_hash", "embedder")
+_COMPARED = ("title", "uri", *_OF_CHUNKS)
+
+
+class ChunksMissing(Exception):
+    """A document was to keep its chunks, and has none of this hash and embedder.
+
+    Attributes:
+        path: Where it stands in its project.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path!r} has no chunks of this content_hash and embedder.")
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,12 @@ class Wanted:
     Attributes:
         path: Where it stands in its project.
         values: Its title, uri, content_hash and embedder.
-        pieces: Its chunks.
+        pieces: Its chunks; None for those that it has.
     """
 
     path: str
     values: Mapping[str, Any]
-    pieces: Sequence[Piece]
+    pieces: Sequence[Piece] | None
 
 
 @dataclass
@@ -79,8 +92,9 @@ async def write(
 
     Raises:
         sqlalchemy.exc.NoResultFound: There is no such tenant.
+        ChunksMissing: A document was to keep its chunks, and has others or none.
     """
-    pieces = [piece for one in documents for piece in one.pieces]
+    pieces = [piece for one in documents for piece in one.pieces or ()]
     dimensions = {len(one.embedding) for one in pieces if one.embedding}
     if dimensions and await projects.get(engine, tenant, project_id) is not None:
         await vectors.prepare(engine, dimensions, search.EXACT)
@@ -103,9 +117,11 @@ async def write(
         there = {row.path: row for row in rows}
         for one in documents:
             row = there.get(one.path)
+            if one.pieces is None and (row is None or _differs(row, one, _OF_CHUNKS)):
+                raise ChunksMissing(one.path)
             if row is None:
                 written.created.append(one.path)
-            elif any(getattr(row, name) != one.values[name] for name in _COMPARED):
+            elif _differs(row, one, _COMPARED):
                 written.updated.append(one.path)
             else:
                 written.unchanged.append(one.path)
@@ -113,6 +129,10 @@ async def write(
         changed = [one for one in documents if one.path not in unchanged]
         await _replace(session, tenant, project_id, there, changed)
     return written
+
+
+def _differs(row: Document, one: Wanted, names: Sequence[str]) -> bool:
+    return any(getattr(row, name) != one.values[name] for name in names)
 
 
 async def _holds(session: AsyncSession, tenant: str, project_id: UUID) -> bool:
@@ -137,16 +157,17 @@ async def _replace(
             session.add(row)
         for name, value in one.values.items():
             setattr(row, name, value)
-        row.bytes = sum(len(piece.values["text"].encode()) for piece in one.pieces)
-        row.chunks = len(one.pieces)
         row.updated_at = func.now()
-        ids[one.path] = row.id
+        if one.pieces is not None:
+            row.bytes = sum(len(piece.values["text"].encode()) for piece in one.pieces)
+            row.chunks = len(one.pieces)
+            ids[one.path] = row.id
     await session.flush()
     await session.execute(delete(Chunk).where(Chunk.document_id == func.any(list(ids.values()))))
     pieces = {
         (ids[one.path], piece.values["position"]): piece
         for one in documents
-        for piece in one.pieces
+        for piece in one.pieces or ()
     }
     if not pieces:
         return

@@ -84,6 +84,40 @@ async def test_what_differs_in_anything_is_updated(write: Any, fields: dict[str,
     assert await write(document("a", "One.", **fields)) == {"unchanged": ["a"]}
 
 
+async def test_an_address_is_written_without_the_chunks(
+    api: Any, path: str, write: Any, sql: asyncpg.Connection
+) -> None:
+    await write(document("a", embedder="e", chunks=[chunk(embedding=[1.0, 0.5])]))
+    (before,) = (await api.get(path)).json()["items"]
+    moved = document("a", embedder="e", uri="https://y", chunks=None)
+
+    assert await write(moved) == {"updated": ["a"]}
+    assert await write(moved) == {"unchanged": ["a"]}
+    (after,) = (await api.get(path)).json()["items"]
+    changed = {"uri": "https://y", "updated_at": after["updated_at"]}
+    assert after == {**before, **changed}
+    for table in ("chunks", "chunk_vectors"):
+        assert await sql.fetchval(f"select count(*) from {table}") == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"path": "new"}, {"content_hash": f"sha256:{'0' * 64}"}, {"embedder": "e"}]
+)
+async def test_a_document_of_which_no_chunks_are_known_is_refused_without_them(
+    api: Any, path: str, write: Any, fields: dict[str, Any]
+) -> None:
+    await write(document("a", "One."))
+    before = (await api.get(path)).json()["items"]
+
+    other, kept = document("b", "Two."), document("a", "One.", uri="https://y")
+    refused = await write(other, {**kept, **fields, "chunks": None})
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["field"] == "documents.1.chunks"
+    assert "Send its chunks." in error["detail"]
+    assert (await api.get(path)).json()["items"] == before
+
+
 async def test_all_chunks_of_a_document_are_replaced(
     api: Any, path: str, write: Any, sql: asyncpg.Connection
 ) -> None:

@@ -18,7 +18,8 @@ from blocks.github_service import GitHub
 from blocks.outgoing import Backoff
 from blocks.records import Records
 from deployments.gateway import Gateway
-from flows.indexing import Indexer, Named, Project
+from flows.embedding import Named
+from flows.indexing import Indexer, Project
 from scripts.embedding import Embedders
 from store import tokens
 from store.settings import Settings

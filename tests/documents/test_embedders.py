@@ -113,6 +113,14 @@ async def test_passing_troubles_are_tried_again(server, embed, clock):
     assert len({json.dumps(request.body) for request in server.requests}) == 1
 
 
+async def test_without_patience_there_is_one_try(server, clock):
+    server.faults = [(429, {"Retry-After": "1"})]
+
+    with pytest.raises(EmbedderUnavailable, match="1 try in"):
+        await OpenAIEmbedder(base_url=server.address).embed(["a"], patient=False)
+    assert (len(server.requests), clock.sleeps) == (1, [])
+
+
 async def test_a_batch_that_is_done_is_not_sent_again(server, embed):
     server.faults = [None, (500, {})]
 
@@ -158,6 +166,8 @@ def _with(vector: Any) -> Callable[[Any], Any]:
         (_with([1.0, math.nan, 1.0]), "data.1.embedding.1: Input should be a finite number"),
         (_with([1.0, math.inf, 1.0]), "data.1.embedding.1: Input should be a finite number"),
         (_with([0.0, 0.0, 0.0]), "has no direction"),
+        (_with([1e308, 1e308, 1e308]), "has no direction"),
+        (_with([1.0, -3.5e38, 1.0]), r"not between -3.4e\+38 and 3.4e\+38"),
         (_with(["a", 1.0, 1.0]), "data.1.embedding.0"),
         (_with("AAAA"), "data.1.embedding"),
         (_with([1.0] * 2001), "data.1.embedding: List should have at most 2000 items"),

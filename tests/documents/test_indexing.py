@@ -108,7 +108,7 @@ async def test_known_content_costs_nothing_when_the_memory_is_lost(
     server.requests.clear()
     await sql.execute("delete from checkpoints")
 
-    assert await index(embedder) == {"projects": 1, "documents_unchanged": 1, "summaries": 1}
+    assert await index(embedder) == {"projects": 1, "documents_unchanged": 1}
     assert server.requests == []
 
 
@@ -260,14 +260,24 @@ async def test_an_embedder_that_takes_no_key_ends_the_run(site, index, embedder,
     assert KEY not in str(caught.value)
 
 
-async def test_vectors_of_no_use_fail_their_project_alone(site, index, embedder, server, caplog):
+HUGE = [{"index": index, "embedding": [1e308] * 3} for index in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [([], "holds 0 vectors for 2 texts"), (HUGE, "a number that is not between -3.4e+38")],
+    ids=["none", "huge"],
+)
+async def test_vectors_of_no_use_fail_their_project_alone(
+    site, index, embedder, server, caplog, data, named
+):
     await site.push("a-first", {"README.md": README})
     await site.push("b-second", {"README.md": GUIDE})
-    server.faults = [lambda answer: {"data": []}]
+    server.faults = [lambda answer: {"data": data}]
 
     counts = await index(embedder)
     assert (counts["projects_failed"], counts["documents_created"]) == (1, 1)
-    assert "holds 0 vectors for 2 texts" in caplog.text
+    assert named in caplog.text
     assert (await index(embedder))["documents_created"] == 1
 
 
@@ -318,7 +328,7 @@ async def test_a_repository_that_lists_nothing_any_more_is_held_back(site, index
     assert await site.documents() == []
 
 
-async def test_two_runs_at_once_come_to_the_same_end(site, index, embedder):
+async def test_two_runs_at_once_that_see_the_same_come_to_the_same_end(site, index, embedder):
     for name in "abcde":
         await site.push(name, {"README.md": README, "docs/a.md": GUIDE})
 

@@ -2,9 +2,12 @@
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
+from prefect.logging.handlers import APILogHandler
 
+from blocks.embedders import EmbedderRefused
 from flows.blocks_by_name import MissingBlock
 from flows.rag_summarizer import NothingIndexed, rag_summarizer
 from flows.tenancy import NoTenant
@@ -27,6 +30,14 @@ async def latest_run() -> FlowRun:
     async with get_client() as client:
         runs = await client.read_flow_runs()
     return max(runs, key=lambda run: run.created)
+
+
+async def logs(run: FlowRun) -> str:
+    """Returns what Prefect keeps of a run's log."""
+    await APILogHandler.aflush()
+    async with get_client() as client:
+        found = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+    return "\n".join(one.message for one in found)
 
 
 async def test_the_run_says_what_it_did(blocks, site, house):
@@ -117,11 +128,30 @@ async def test_parameters_of_no_use_are_refused(prefect_server, parameters):
         await rag_summarizer(**parameters)
 
 
-async def test_no_secret_is_in_the_run(blocks, site, house, caplog):
-    await site.push("shop", {"README.md": README})
+async def test_no_secret_is_in_the_run(blocks, site, house, server, caplog):
+    for name in ("a", "b"):
+        await site.push(name, {"README.md": README})
+    said = f"{TOKEN} may not"
+    site.github.fail("acme/a/git/trees", Answer(403, {"message": said}))
+    server.faults = [(400, {})]
     await rag_summarizer(**blocks, tenant=house, embedder="openai-embedder/documents")
 
     run = await latest_run()
-    for text in (caplog.text, run.model_dump_json()):
+    logged = await logs(run)
+    assert "********** may not" in logged
+    assert "Incorrect API key provided: **********" in logged
+    for text in (logged, caplog.text, run.model_dump_json()):
         assert TOKEN not in text
+        assert KEY not in text
+
+
+async def test_no_secret_is_in_the_error_that_ends_a_run(blocks, site, house, server, caplog):
+    await site.push("shop", {"README.md": README})
+    server.faults = [(401, {})]
+
+    with pytest.raises(EmbedderRefused, match=r"Incorrect API key provided: \*{10}"):
+        await rag_summarizer(**blocks, tenant=house, embedder="openai-embedder/documents")
+
+    run = await latest_run()
+    for text in (await logs(run), caplog.text, run.model_dump_json()):
         assert KEY not in text

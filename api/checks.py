@@ -93,8 +93,8 @@ class ChecksRecorded(BaseModel):
         description="The handles of those that go up and down", examples=[[HANDLE]]
     )
     prober: Literal["ok", "failed"] = Field(
-        description="failed: more than half of at least 5 servers were not up, and nothing was "
-        "written of any of them",
+        description="failed: more than half of at least 5 servers were not up, and had been up "
+        "before, or never been checked; only those that are up were written",
         examples=["ok"],
     )
     unknown: list[str] = Field(
@@ -107,7 +107,11 @@ class ChecksRecorded(BaseModel):
 async def put_checks(
     request: Request, tenant: TenantSlug, caller: Recorder, body: Checks
 ) -> Response:
-    """Record what one look at a fleet has found, and open and close incidents accordingly."""
+    """Record what one look at a fleet has found, and open and close incidents accordingly.
+
+    A tenant has at most 10,000 open. What would open more is recorded, and opens nothing but one
+    incident `too_many_incidents`.
+    """
     fleet.check_clock(body.at)
     fleet.check_unique("checks.*.handle", [one.handle for one in body.checks])
     found = {one.handle: _check(one) for one in body.checks}

@@ -277,8 +277,12 @@ def without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def check_clock(at: datetime) -> datetime:
+def check_clock(at: datetime, field: str = "at") -> datetime:
     """See that what is recorded has happened.
+
+    Args:
+        at: When, by the caller's clock.
+        field: Which field says so.
 
     Returns:
         The instant; now, if it is a little ahead.
@@ -288,7 +292,7 @@ def check_clock(at: datetime) -> datetime:
     """
     now = datetime.now(UTC)
     if at > now + AHEAD:
-        raise unfit(f"at: {at.isoformat()} is yet to come; set the clock of whoever sent it")
+        raise unfit(f"{field}: {at.isoformat()} is yet to come; set the clock of whoever sent it")
     return min(at, now)
 
 

@@ -29,10 +29,6 @@ DAY = 86400
 class ProvisioningClaim(Strict):
     """Which servers are to be claimed."""
 
-    at: Instant = Field(
-        description="When they are claimed; if that is ahead, it counts as now",
-        examples=[documents.INSTANT],
-    )
     stuck_seconds: int = Field(
         1800,
         ge=1,
@@ -124,13 +120,12 @@ async def claim_provisioning(
 
     Those are `pending_setup`, or `provisioning` for too long, and have no live request that is
     younger than the cool-down, or than `stuck_seconds` if it was published. Their status stays.
+    What counts is the database's clock.
     """
-    at = fleet.check_clock(body.at)
     with fleet.existing(tenant):
         claimed = await provisioning.claim(
             state_of(request).engine,
             tenant,
-            at,
             stuck=timedelta(seconds=body.stuck_seconds),
             cooldown=timedelta(seconds=body.cooldown_seconds),
             limit=body.limit,

@@ -321,6 +321,26 @@ class Streams:
             with self._asking():
                 await self._redis.xack(self._results, group, *[one.id for one in entries])
 
+    async def disown(self, group: str, entry: Arrived, problem: str) -> bool:
+        """Acknowledge an entry that concerns nobody of a group; return whether it is kept aside.
+
+        It is, once every group that reads the stream has said so.
+        """
+        mark = f"{self._results}:unknown:{entry.id}"
+        with self._asking():
+            async with self._redis.pipeline(transaction=True) as commands:
+                commands.sadd(mark, group)
+                commands.expire(mark, KEPT_ASIDE_SECONDS)
+                commands.smembers(mark)
+                commands.xinfo_groups(self._results)
+                *_, said, groups = await commands.execute()
+        everybody = all(one["name"] in said for one in groups)
+        if everybody:
+            await self.keep_aside(group, entry, problem)
+        else:
+            await self.acknowledge(group, [entry])
+        return everybody
+
     async def keep_aside(self, group: str, entry: Arrived, problem: str) -> None:
         """Put an entry that is of no use where somebody can look at it, and acknowledge it."""
         aside = f"{self._results}:garbage"

@@ -37,7 +37,8 @@ class SSHAccess(Block):
         known_hosts: Lines as in OpenSSH's file `known_hosts`.
         host_keys: What to do about a server that `known_hosts` does not list.
         jump: A host to go through, `user@host` or `user@host:port`; the same key is used there.
-        connect_seconds: How long connecting and logging in may take, in seconds.
+        connect_seconds: How long connecting and logging in may take, in seconds; before that, as
+            long for looking up a name.
         command_seconds: How long a command may take, in seconds.
 
     Example:
@@ -92,7 +93,8 @@ class SSHAccess(Block):
         default=10,
         gt=0,
         le=600,
-        description="How long connecting and logging in may take, in seconds.",
+        description="How long connecting and logging in may take, in seconds; before that, as "
+        "long for looking up a name.",
     )
     command_seconds: float = Field(
         default=15, gt=0, le=600, description="How long a command may take, in seconds."
@@ -104,6 +106,12 @@ class SSHAccess(Block):
         if jump:
             _jump(jump)
         return jump or None
+
+    @property
+    def jump_place(self) -> str | None:
+        """Address and port of the jump host, if there is one."""
+        parts = _jump(self.jump) if self.jump else None
+        return f"{parts['address']}:{parts['port']}" if parts else None
 
     @asynccontextmanager
     async def opened(

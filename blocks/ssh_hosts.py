@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 << 10
 """More of a command's output is not read."""
 
+MOST_TRUSTED_BYTES = 500 << 10
+"""Of keys that are trusted on first use, no more are: a checkpoint takes 512 KiB."""
+
 REASON_CHARACTERS = 200
 
 # How a key's type is asked for; an RSA key has signatures of several forms.
@@ -54,6 +57,12 @@ OURS = frozenset(
     }
 )
 """Errors of a connection that are this machine's own, or its network's."""
+
+
+UNRESOLVED = re.compile(
+    "name resolution|name or service not known|no address associated", re.IGNORECASE
+)
+"""What OpenSSH says of a name that it cannot look up, by its system's words."""
 
 
 class SSHError(Exception):
@@ -117,12 +126,18 @@ class Answer:
     first_seconds: float
 
 
+def weight(keys: Mapping[str, str]) -> int:
+    """Return how many bytes keys, by address and port, take as JSON."""
+    return sum(len(place) + len(key) + len('"": "", ') for place, key in keys.items())
+
+
 class Hosts:
     """Runs commands on hosts, with a connection for each; `SSHAccess.opened` makes it.
 
     Attributes:
         learned: The keys that were trusted because they were seen for the first time: what they
             are, by address and port.
+        left_out: Where a key was not trusted for want of room, by address and port.
         tunnel: The connection that leads to the hosts, if there is one.
 
     """
@@ -152,6 +167,8 @@ class Hosts:
             login_timeout=0,
         )
         self.learned: dict[str, str] = {}
+        self.left_out: set[str] = set()
+        self._room = MOST_TRUSTED_BYTES - weight(self._trusted)
         self.tunnel: asyncssh.SSHClientConnection | None = None
 
     async def run(self, host: Host, command: str) -> Answer:
@@ -188,9 +205,10 @@ class Hosts:
         """Yield a connection to a host; it has been closed when this ends, also if cancelled."""
         guard = self._guard(host)
         seconds = self._access.connect_seconds
+        addresses = await self._addresses(host)
         try:
             async with asyncio.timeout(seconds):
-                connection = await self._connect(host, guard)
+                connection = await self._connect(host, addresses, guard)
         except TimeoutError:
             self._see_to_the_tunnel()
             raise HostDown(f"It does not let us in within {seconds:g} s.") from None
@@ -203,14 +221,46 @@ class Hosts:
             connection.close()
             await connection.wait_closed()
 
-    async def _connect(self, host: Host, guard: "_Guard") -> asyncssh.SSHClientConnection:
+    async def _addresses(self, host: Host) -> list[str]:
+        """Return where a host is; behind a jump host it is that one that knows.
+
+        A name that is not there is as much a fault of the records as a resolver that is away.
+        """
+        if self.tunnel is not None or _is_numeric(host.address):
+            return [host.address]
+        seconds, loop = self._access.connect_seconds, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds):
+                found = await loop.getaddrinfo(
+                    host.address, host.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+                )
+        except TimeoutError:
+            raise HostUnknown(f"Its name is not resolved within {seconds:g} s.") from None
+        except (OSError, UnicodeError) as error:
+            raise HostUnknown(f"Its name does not resolve: {_plain(error)}.") from error
+        return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+    async def _connect(
+        self, host: Host, addresses: list[str], guard: "_Guard"
+    ) -> asyncssh.SSHClientConnection:
+        *others, last = addresses
+        for address in others:
+            try:
+                return await self._connect_to(address, host, guard)
+            except OSError:
+                continue
+        return await self._connect_to(last, host, guard)
+
+    async def _connect_to(
+        self, address: str, host: Host, guard: "_Guard"
+    ) -> asyncssh.SSHClientConnection:
         return await asyncssh.connect(
-            host.address,
+            address,
             host.port,
             options=self._options,
             tunnel=self.tunnel or (),
             username=host.username or self._access.username,
-            host_key_alias=host.name or (),
+            host_key_alias=host.name or host.address,
             known_hosts=guard.known,
             server_host_key_algs=guard.algorithms,
             client_factory=lambda: guard,
@@ -219,17 +269,23 @@ class Hosts:
     def _guard(self, host: Host) -> "_Guard":
         port = None if host.port == asyncssh.DEFAULT_PORT else host.port
         address = host.address
-        numeric = ":" in address or not re.search(r"[A-Za-z]", address)
         known = asyncssh.match_known_hosts(
-            self._known, host.name or address, address if numeric else "", port
+            self._known, host.name or address, address if _is_numeric(address) else "", port
         )
         return _Guard(host, known, self._trusted.get(str(host)), self._learn)
 
     def _learn(self, host: Host, key: str) -> bool:
         """Trust a key that nothing is known about, if that is what the block says."""
-        if self._on_first_use:
-            self.learned[str(host)] = self._trusted[str(host)] = key
-        return self._on_first_use
+        if not self._on_first_use:
+            return False
+        place = str(host)
+        needed = weight({place: key})
+        if needed > self._room:
+            self.left_out.add(place)
+            return False
+        self._room -= needed
+        self.learned[place] = self._trusted[place] = key
+        return True
 
     def _see_to_the_tunnel(self) -> None:
         if self.tunnel is not None and self.tunnel.is_closed():
@@ -271,6 +327,7 @@ class _Guard(asyncssh.SSHClient):
         self._learn = learn
         self.known = known
         self.shown: str | None = None
+        self.logging_in = False
         keys, authorities, *_ = known
         self.listed = bool(keys or authorities)
         types = [key.algorithm.decode() for key in keys]
@@ -294,6 +351,10 @@ class _Guard(asyncssh.SSHClient):
         if self._trusted is not None:
             return self.shown == self._trusted
         return self._learn(self._host, self.shown)
+
+    def begin_auth(self, username: str) -> None:
+        """Note that the way there is clear, and that it is the login's turn."""
+        self.logging_in = True
 
     def why(self, error: asyncssh.HostKeyNotVerifiable) -> HostUnknown:
         """Return why the host's key was refused."""
@@ -321,13 +382,24 @@ def _meaning(error: Exception, guard: _Guard) -> SSHError:
             return HostUnknown(f"It does not let this user in with this key: {_plain(error)}.")
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
             return HostUnknown(f"It speaks no form of SSH that is spoken here: {_plain(error)}.")
+        case asyncssh.DisconnectError() if guard.logging_in and not _is_lost(error):
+            return HostUnknown(f"It ends the login: {_plain(error)}.")
+        case asyncssh.ChannelOpenError() if UNRESOLVED.search(str(error)):
+            return HostUnknown(f"Its name does not resolve at the jump host: {_plain(error)}.")
         case asyncssh.ChannelOpenError(code=code) if code != asyncssh.OPEN_CONNECT_FAILED:
             return HostUnknown(f"The jump host does not connect us: {_plain(error)}.")
-        case socket.gaierror():
-            return HostUnknown(f"Its name does not resolve: {_plain(error)}.")
         case OSError(errno=number) if number in OURS:
             return HostUnknown(f"There is no way to it from here: {_plain(error)}.")
-    return HostDown(f"It cannot be reached: {_plain(error)}.")
+    return HostDown(f"There is no connection: {_plain(error)}.")
+
+
+def _is_lost(error: Exception) -> bool:
+    # A host that goes away says nothing; one that does not like the login says so.
+    return isinstance(error, asyncssh.ConnectionLost)
+
+
+def _is_numeric(address: str) -> bool:
+    return ":" in address or not re.search(r"[A-Za-z]", address)
 
 
 def _plain(error: Exception) -> str:

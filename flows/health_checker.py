@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +13,15 @@ from typing import Annotated, Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_table_artifact
 from prefect.states import Completed
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocks import Records
 from blocks.outgoing import logger
-from blocks.records import Params, RecordsRefused, TenantRecords
+from blocks.records import Params, TenantRecords
 from blocks.ssh import SSHAccess
 from blocks.ssh_hosts import Answer, Host, HostDown, HostKeyChanged, Hosts, HostUnknown
-from flows import blocks_by_name, vitals
+from flows import blocks_by_name, first_use, vitals
+from flows.first_use import Trusted
 from flows.notices import tell
 from flows.occurrence import Occurrence, current_occurrence
 from flows.tenancy import tenant_of
@@ -30,9 +32,14 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 CHECKED = ("ready", "in_use", "active", "error", "degraded", "unreachable", "maintenance")
 """Statuses of servers that are looked at. In maintenance nothing is opened, but it is recorded."""
 
-NOT_FOUND = 404
 BATCH = 5000
 """Checks that the API takes at once."""
+
+BATCH_BYTES = 4 << 20
+"""About so many bytes of them: half of what the API takes."""
+
+NAMED = 20
+"""Servers that are not up that the run's log names."""
 
 HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
@@ -84,12 +91,14 @@ async def health_checker(
     deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 120,
     notify: Annotated[Sequence[NonEmpty], Field(max_length=20)] = (),
 ) -> dict[str, Any]:
-    """Log in to all managed servers of the tenant, and record how they are.
+    """Log in to the managed servers of the tenant that are in service, and record how they are.
 
-    Each server is asked once for its disks, memory, load, Docker, uptime and clock. Rota decides
-    what that means: it opens and closes incidents, and damps servers that come and go. What fails
-    for reasons on our side (credentials, network, an unknown host key) leaves a server's state
-    as it is. The results are also kept as a table among the run's artifacts.
+    Those are `ready`, `in_use`, `active`, `error`, `degraded`, `unreachable`, or in `maintenance`;
+    what is still to be set up, or is missing or reserved, is left alone. Each server is asked once
+    for its disks, memory, load, Docker, uptime and clock. Rota decides what that means: it opens
+    and closes incidents, and damps servers that come and go. What fails for reasons on our side
+    (credentials, network, an unknown host key) leaves a server's state as it is. The results are
+    also kept as a table among the run's artifacts, `rota-health`.
 
     Args:
         service: The name of the SSH Access block to use.
@@ -113,15 +122,19 @@ async def health_checker(
         servers, skipped = await _servers(mine)
         # What was trusted on the way to one network says nothing about another's.
         key = f"ssh/known-hosts/{service}"
-        trusted = await _trusted(mine, key) if access.host_keys == "trust-on-first-use" else {}
-        sweep = Sweep(access, trusted, at_a_time, deadline_seconds, skew_seconds)
+        trusted = Trusted({})
+        if access.host_keys == "trust-on-first-use":
+            trusted = await first_use.recall(mine, key, access.jump_place)
+        sweep = Sweep(access, trusted.keys, at_a_time, deadline_seconds, skew_seconds)
         checks = await sweep.over(servers)
         # By the occurrence's time, what a run finds that is tried again counts once, and what an
         # old one finds late counts no more.
         verdict = await _write(mine, checks, occurrence.at, failures_needed, _prober(occurrence))
-        if sweep.learned:
-            await mine.put("checkpoints", key, body={"value": {**trusted, **sweep.learned}})
+        _name_what_is_not_up(checks)
         await tell(mine, notify)
+        if sweep.left_out:
+            first_use.say_left_out(len(sweep.left_out))
+        await first_use.remember(mine, key, trusted, sweep.learned)
     outcomes = Counter(check.outcome for check in checks)
     summary = (
         f"{len(checks)} servers: {outcomes['up']} up, {outcomes['down']} down, "
@@ -150,6 +163,7 @@ class Sweep:
 
     Attributes:
         learned: The host keys that were trusted for being the first, by address and port.
+        left_out: Where one was not, for want of room.
 
     """
 
@@ -167,6 +181,7 @@ class Sweep:
         self._deadline_seconds = deadline_seconds
         self._skew_seconds = skew_seconds
         self.learned: dict[str, str] = {}
+        self.left_out: set[str] = set()
 
     async def over(self, servers: Sequence[Server]) -> list[Check]:
         """Check servers, in their order; one that was not reached before the deadline is unknown.
@@ -180,7 +195,7 @@ class Sweep:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 async with self._access.opened(self._trusted) as hosts:
-                    self.learned = hosts.learned
+                    self.learned, self.left_out = hosts.learned, hosts.left_out
                     await self._share_out(hosts, iter(servers), found)
         except TimeoutError:
             pass
@@ -301,42 +316,43 @@ async def _servers(records: TenantRecords) -> tuple[list[Server], int]:
     return found, skipped
 
 
-_TRUSTED = TypeAdapter(dict[str, Annotated[str, Field(pattern=r"^[a-z0-9@.-]+ SHA256:\S+$")]])
-
-
-async def _trusted(records: TenantRecords, key: str) -> dict[str, str]:
-    try:
-        kept = await records.get("checkpoints", key)
-    except RecordsRefused as refused:
-        if refused.status != NOT_FOUND:
-            raise
-        return {}
-    try:
-        return _TRUSTED.validate_python(kept["value"])
-    except (ValidationError, TypeError, KeyError):
-        # To go on without it would be to trust whoever answers now.
-        raise ValueError(
-            f"The checkpoint {key} does not hold host keys by address; put it right, or delete it "
-            "to trust all servers anew."
-        ) from None
-
-
 async def _write(
     records: TenantRecords, checks: Sequence[Check], at: datetime, needed: int, prober: str
 ) -> Verdict:
     verdict = Verdict()
-    # Each batch is a sample of the whole fleet, so that a failure of the prober's shows in it.
-    batches = -(-len(checks) // BATCH)
-    for number in range(batches):
+    for batch in batches(checks):
         body = {
             "at": at.isoformat(),
-            "checks": [asdict(check) for check in checks[number::batches]],
+            "checks": batch,
             "failures_needed": needed,
             "prober": prober,
         }
         answer = await records.put("servers", "checks", body=body)
         verdict.add(Verdict.model_validate(answer))
     return verdict
+
+
+def batches(checks: Iterable[Check]) -> list[list[dict[str, Any]]]:
+    """Return checks as the API takes them at once.
+
+    Each batch is a sample of the whole fleet, so that a failure of the prober's shows in it.
+    """
+    sized = [(len(json.dumps(one)), one) for one in map(asdict, checks)]
+    # Dealt out by size, the batches are of much the same size too.
+    sized.sort(key=lambda pair: pair[0], reverse=True)
+    size = sum(size for size, _ in sized)
+    number = max(1, -(-len(sized) // BATCH), -(-size // BATCH_BYTES))
+    return [[one for _, one in sized[first::number]] for first in range(number)]
+
+
+def _name_what_is_not_up(checks: Iterable[Check]) -> None:
+    wrong = [check for check in checks if check.outcome != "up"]
+    for check in wrong[:NAMED]:
+        get_run_logger().warning(
+            "%s is %s: %s", check.handle, check.outcome, check.reason, extra={"action": "not_up"}
+        )
+    if len(wrong) > NAMED:
+        get_run_logger().warning("%d more are not up.", len(wrong) - NAMED)
 
 
 def _prober(occurrence: Occurrence) -> str:

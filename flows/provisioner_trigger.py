@@ -102,11 +102,31 @@ async def _apply(
         if refused.status != 422:
             raise
         return await _apply_each(mine, streams, group, entries, str(refused))
-    await streams.acknowledge(group, entries)
+    strays = [one for one in entries if _is_unknown(one, written)]
+    await streams.acknowledge(group, [one for one in entries if one not in strays])
     for handle in written["applied"]:
         get_run_logger().info("Server %s: its result is written.", handle)
-    passed_over = len(written["superseded"]) + len(written["unknown"])
-    return Counter(results=len(written["applied"]), passed_over=passed_over)
+    counts = Counter(results=len(written["applied"]), passed_over=len(written["superseded"]))
+    for entry in strays:
+        counts["garbage" if await _disown(streams, group, entry) else "passed_over"] += 1
+    return counts
+
+
+def _is_unknown(entry: Arrived, written: dict[str, Any]) -> bool:
+    assert entry.result is not None
+    result = entry.result
+    known = result.server_handle in written["applied"]
+    return str(result.request_id) in written["unknown"] and not known
+
+
+async def _disown(streams: Streams, group: str, entry: Arrived) -> bool:
+    """Pass over a result that another tenant may know; return whether it is kept aside."""
+    assert entry.result is not None
+    problem = f"There is no server {entry.result.server_handle!r} in the records."
+    kept = await streams.disown(group, entry, problem)
+    if kept:
+        _warn(entry, problem)
+    return kept
 
 
 async def _apply_each(
@@ -123,8 +143,12 @@ async def _apply_each(
 
 
 async def _keep_aside(streams: Streams, group: str, entry: Arrived, problem: str) -> None:
-    get_run_logger().warning("The result %s is kept aside: %s", entry.id, problem)
+    _warn(entry, problem)
     await streams.keep_aside(group, entry, problem)
+
+
+def _warn(entry: Arrived, problem: str) -> None:
+    get_run_logger().warning("The result %s is kept aside: %s", entry.id, problem)
 
 
 def _result(entry: Arrived) -> dict[str, Any]:
@@ -138,12 +162,8 @@ def _result(entry: Arrived) -> dict[str, Any]:
 async def _publish(mine: TenantRecords, streams: Streams, limits: dict[str, int]) -> Counter[str]:
     counts: Counter[str] = Counter()
     while True:
+        claimed = await mine.post("servers", "provisioning", body={"limit": AT_ONCE, **limits})
         at = datetime.now(UTC)
-        claimed = await mine.post(
-            "servers",
-            "provisioning",
-            body={"at": at.isoformat(), "limit": AT_ONCE, **limits},
-        )
         for one in claimed["requests"]:
             await streams.publish(_request(one, streams.callback, at))
             counts["published"] += 1

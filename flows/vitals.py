@@ -10,9 +10,10 @@ DISK_DEGRADED_PERCENT = 90
 DISK_CRITICAL_PERCENT = 95
 MEMORY_PERCENT = 90
 LOAD_PER_CORE = 4
-DISKS = 32
-"""So many of a host's disks, the fullest first, are looked at; 1,000 hosts go into one call."""
-MOUNT_CHARACTERS = 120
+DISKS = 16
+"""So many of a host's disks, the fullest first, are looked at."""
+MOUNT_BYTES = 80
+"""Of a mount's name; whatever a host says, its check then is at most about 16 KiB as JSON."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # It holds neither single quotes nor line ends, exclamation marks or backslashes, so every login
@@ -359,4 +360,5 @@ def _count(word: str, least: int = 0, most: int = 1 << 50) -> int:
 
 def _plain(text: str) -> str:
     """Return a name without control characters, and no longer than a line."""
-    return "".join(one if one.isprintable() else "?" for one in text)[:MOUNT_CHARACTERS]
+    plain = "".join(one if one.isprintable() else "?" for one in text)
+    return plain.encode()[:MOUNT_BYTES].decode(errors="ignore")

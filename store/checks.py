@@ -59,8 +59,9 @@ PROBER_FAILED = "prober_failed"
 async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None = None) -> Swept:
     """Record a sweep; of a server that was looked at as late or later already, nothing changes.
 
+    Incidents that a tenant has no room for are left out, and the rest is recorded.
+
     Raises:
-        store.incidents.TooMany: More incidents would be open than a tenant may have.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     async with held(engine, tenant, who) as session:
@@ -73,7 +74,11 @@ async def record(engine: AsyncEngine, tenant: str, sweep: Sweep, who: str | None
         servers = list(found)
         fresh = [one for one in servers if _is_fresh(one, sweep.at)]
         failed = health.prober_failed(
-            [sweep.checks[one.handle].outcome for one in servers if not _is_quiet(one, sweep.at)]
+            [
+                (health.read(one.health).history, sweep.checks[one.handle].outcome)
+                for one in servers
+                if not _is_quiet(one, sweep.at)
+            ]
         )
         if servers and not fresh:
             written = Written()
@@ -125,7 +130,7 @@ async def _apply(
         ]
         closing += [(server.handle, kind, about) for kind, about in judged.closing]
         found.append((server, judged))
-    written = await incidents.write(session, tenant, sweep.at, opening, closing)
+    written = await incidents.write_what_fits(session, tenant, sweep.at, opening, closing)
     left = {(one.server, one.kind, one.about) for one in written.left}
     for server, judged in found:
         if judged.health.unclosed:

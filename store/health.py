@@ -244,14 +244,19 @@ def flap_percent(history: str) -> float:
     return sum(0.8 + 0.4 * step / (steps - 1) for step in changed) / steps * 100
 
 
-def prober_failed(outcomes: Sequence[str]) -> bool:
+def prober_failed(looks: Sequence[tuple[str, str]]) -> bool:
     """Tell whether a sweep says more of who looks than of the servers that are looked at.
 
+    A server that was not up before is no news: one by one it was recorded as what it is. While
+    the prober fails, no server that is not up is recorded, so that all of them stay news.
+
     Args:
-        outcomes: Those of the servers for which incidents may be opened.
+        looks: The history and the outcome of each server for which incidents may be opened.
     """
-    failed = sum(outcome != "up" for outcome in outcomes)
-    return len(outcomes) >= PROBED and failed * 2 > len(outcomes)
+    failed = sum(
+        outcome != "up" and history[-1:] in ("", _LETTERS["up"]) for history, outcome in looks
+    )
+    return len(looks) >= PROBED and failed * 2 > len(looks)
 
 
 def _recorded(health: Health, check: Check, at: datetime, failures_needed: int) -> Health:

@@ -17,8 +17,14 @@ from store.fleet import Incident, Notice, Server, held
 MOST_OPEN = 10_000
 """Incidents that a tenant may have open: more are a fault of whoever opens them."""
 
+ROOMY = MOST_OPEN * 9 // 10
+"""From so many down, a tenant that had too many has room again."""
+
 Identity = tuple[str | None, str, str]
 """Which incident of a tenant: the server's handle, the kind, and what it is about."""
+
+CROWDED: Identity = (None, "too_many_incidents", "")
+"""The incident that says that others were left out; it does not count itself."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +176,43 @@ async def write(
     for known in closed:
         _resolve(known, at)
     if opened:
-        await _see_room(session, tenant, len(opened))
+        number = await _count(session, tenant)
+        number += sum(_identity(one) != CROWDED for one in opened)
+        if number > MOST_OPEN:
+            raise TooMany(number)
     session.add_all(opened)
     await session.flush()
     told = [*map(_opened, opened), *(_closed(one) for one in closed)]
     await notices.write_all(session, told)
     return Written(opened, still_open, closed, [one for one in named if one.last_seen_at > at])
+
+
+async def write_what_fits(
+    session: AsyncSession,
+    tenant: str,
+    at: datetime,
+    opening: Iterable[Opening],
+    closing: Iterable[Identity],
+) -> Written:
+    """Do as `write` does, but leave out new incidents that a tenant has no room for.
+
+    The worst are opened first. While some are left out, an incident `too_many_incidents` is open.
+    """
+    wanted, over = {one.identity: one for one in opening}, [*closing]
+    number = await _count(session, tenant)
+    if number + len(wanted) <= ROOMY:
+        return await write(session, tenant, at, wanted.values(), [*over, CROWDED])
+    there = await _open_of(session, tenant, [*wanted, *over])
+    ending = {one for one in over if one in there and there[one].last_seen_at <= at}
+    new = sorted((one for name, one in wanted.items() if name not in there), key=_urgency)
+    room = max(MOST_OPEN - number + len(ending), 0)
+    fitting = [one for name, one in wanted.items() if name in there] + new[:room]
+    if len(new) > room:
+        title = f"{MOST_OPEN} incidents are open, and others are left out until some are closed"
+        fitting.append(Opening(*CROWDED, "critical", title))
+    elif MOST_OPEN - room + len(new) <= ROOMY:
+        over.append(CROWDED)
+    return await write(session, tenant, at, fitting, over)
 
 
 async def close_of(session: AsyncSession, tenant: str, handles: Sequence[str]) -> None:
@@ -283,11 +320,16 @@ async def _open_of(
     return {_identity(one): one for one in await session.scalars(found)}
 
 
-async def _see_room(session: AsyncSession, tenant: str, more: int) -> None:
-    there = await session.scalar(select(func.count()).select_from(_open(tenant).subquery()))
-    number = (there or 0) + more
-    if number > MOST_OPEN:
-        raise TooMany(number)
+async def _count(session: AsyncSession, tenant: str) -> int:
+    server, kind, about = CROWDED
+    itself = and_(Incident.server.is_(server), Incident.kind == kind, Incident.about == about)
+    counted = _open(tenant).where(~itself).subquery()
+    return await session.scalar(select(func.count()).select_from(counted)) or 0
+
+
+def _urgency(one: Opening) -> tuple[bool, bool]:
+    # What a server has one of at most goes before what it may have many of, such as disks.
+    return one.severity != "critical", bool(one.about)
 
 
 def _identity(incident: Incident) -> Identity:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from store import incidents
@@ -78,7 +78,7 @@ class Applied:
 async def claim(
     engine: AsyncEngine,
     tenant: str,
-    at: datetime,
+    at: datetime | None = None,
     *,
     stuck: timedelta,
     cooldown: timedelta,
@@ -90,7 +90,8 @@ async def claim(
     Args:
         engine: The database.
         tenant: Whose servers.
-        at: When.
+        at: When; by the database's clock, if it is not said. Claims by several clocks may make
+            two live requests of one.
         stuck: After how long setting up is begun again, and a published request is made anew.
         cooldown: After how long a request that was never published is handed out again.
         limit: The most servers.
@@ -99,6 +100,21 @@ async def claim(
     Raises:
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
+    async with held(engine, tenant, who) as session:
+        # Not that of the transaction, which may have waited for another claim.
+        at = at or (await session.scalars(select(func.clock_timestamp()))).one()
+        found = await session.scalars(
+            select(Server)
+            .where(Server.tenant == tenant, Server.managed, *_due(at, stuck, cooldown))
+            .order_by(Server.created_at, Server.handle)
+            .limit(limit)
+            .with_for_update()
+        )
+        return [_claimed(server, at) for server in found]
+
+
+def _due(at: datetime, stuck: timedelta, cooldown: timedelta) -> Sequence[ColumnElement[bool]]:
+    """Return what holds of servers that are to be set up, and have no request that counts."""
     waiting = or_(
         Server.status == "pending_setup",
         and_(Server.status == "provisioning", Server.provisioning_started_at <= at - stuck),
@@ -109,15 +125,7 @@ async def claim(
         and_(unpublished, Server.provisioning_requested_at <= at - cooldown),
         Server.provisioning_requested_at <= at - stuck,
     )
-    async with held(engine, tenant, who) as session:
-        found = await session.scalars(
-            select(Server)
-            .where(Server.tenant == tenant, Server.managed, waiting, free)
-            .order_by(Server.created_at, Server.handle)
-            .limit(limit)
-            .with_for_update()
-        )
-        return [_claimed(server, at) for server in found]
+    return waiting, free
 
 
 def _claimed(server: Server, at: datetime) -> Request:
@@ -205,7 +213,7 @@ async def apply(
                     closing.append((server.handle, "provisioning_failed", ""))
                 else:
                     opening.append(_failed(server, one))
-        await incidents.write(session, tenant, at, opening, closing)
+        await incidents.write_what_fits(session, tenant, at, opening, closing)
     return done
 
 

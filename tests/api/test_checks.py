@@ -341,6 +341,18 @@ async def test_who_answers_while_most_fail_is_recorded(
     assert await opened() == [("", "prober_failed", "health")]
 
 
+@pytest.mark.parametrize("outcome", ["unknown", "down"])
+async def test_servers_that_stay_as_they_are_do_not_mute_what_happens_to_others(
+    sweep: Sweep, outcome: str
+) -> None:
+    for minute in (0, 1):
+        await sweep(minute, s1=outcome, s2=outcome, s3="up", s4="up", s5="up")
+    for minute in (2, 3):
+        found = await sweep(minute, s1=outcome, s2=outcome, s3="down", s4="up", s5="up")
+        assert found["prober"] == "ok"
+    assert kinds(found["opened"]) == [("s3", "server_unreachable", "")]
+
+
 @pytest.mark.parametrize("look", ["good", "empty", "late"])
 async def test_a_good_or_an_empty_sweep_closes_what_is_open_of_any_prober(
     api: Any, sweep: Sweep, opened: Any, tenant_path: str, look: str

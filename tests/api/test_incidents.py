@@ -199,17 +199,9 @@ async def test_a_tenant_has_no_more_than_ten_thousand_open(
         acme,
     )
     two = [opening(SKEW), opening(API_DOWN)]
-    check = {"handle": "web-1", "outcome": "up", "problems": []}
-    for kind in ("clock_skew", "service_down"):
-        problem = {"kind": kind, "level": "degraded", "text": "Wrong"}
-        check = {**check, "problems": [*check["problems"], problem]}  # type: ignore[misc]
-    for path, body in (
-        ("incidents", {"at": AT, "open": two}),
-        ("servers/checks", {"at": AT, "checks": [check], "prober": "x"}),
-    ):
-        answer = await api.put(f"{tenant_path}/{path}", json=body)
-        assert answer.status_code == 409
-        assert answer.json()["detail"].startswith("10001 incidents would be open")
+    answer = await api.put(f"{tenant_path}/incidents", json={"at": AT, "open": two})
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith("10001 incidents would be open")
     known = {**SKEW, "server": None, "about": "17"}
     assert len((await put(two, [known]))["opened"]) == 2
     assert len((await put([opening(SKEW)]))["still_open"]) == 1
@@ -280,6 +272,81 @@ async def test_incidents_are_listed_by_what_they_are_the_latest_first(
     assert rest["next"] is None
     assert (await api.get(rest["previous"])).json()["items"] == first["items"]
     assert (await api.get(path, params={"after": "WyJ4Il0"})).status_code == 422
+
+
+# -- at the limit
+
+CROWDED = (None, "too_many_incidents", "")
+
+
+@pytest.fixture
+async def crowded(tenant_path: str, sql: asyncpg.Connection) -> str:
+    """The tenant's path, once so many incidents are open that there is room for two."""
+    await sql.execute(
+        "insert into incidents (tenant, kind, about, severity, title, details, detected_at, "
+        "last_seen_at) select slug, 'clock_skew', number::text, 'warning', 'Late', '{}', $1, $1 "
+        "from tenants, generate_series(1, 9998) number",
+        datetime.fromisoformat(AT),
+    )
+    await sql.execute("update servers set status = 'in_use'")
+    return tenant_path
+
+
+@pytest.fixture
+def look(api: Any, crowded: str) -> Callable[..., Awaitable[dict[str, Any]]]:
+    """Gives what records what is wrong with web-1, so many minutes after the start."""
+
+    async def record(minute: int, *problems: str) -> dict[str, Any]:
+        troubles = [
+            {"kind": "service_down", "about": about, "level": level, "text": "Is down."}
+            for level, _, about in (one.partition(" ") for one in problems)
+        ]
+        at = (datetime.fromisoformat(AT) + timedelta(minutes=minute)).isoformat()
+        check = {"handle": "web-1", "outcome": "up", "problems": troubles}
+        body = {"at": at, "checks": [check], "prober": "health"}
+        answer = await api.put(f"{crowded}/servers/checks", "worker", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    return record
+
+
+def identities(incidents: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(one["server"], one["kind"], one["about"]) for one in incidents]
+
+
+async def test_at_the_limit_checks_are_recorded_and_the_worst_is_opened(
+    api: Any, crowded: str, look: Any, sql: asyncpg.Connection
+) -> None:
+    first = await look(1, "degraded a", "degraded b", "critical c")
+    of_web = [("web-1", "service_down", about) for about in "ca"]
+    assert identities(first["opened"]) == [*of_web, CROWDED]
+    assert first["states"] == {"web-1": "critical"}
+    assert (await look(2, "degraded a", "degraded b", "critical c"))["opened"] == []
+    third = await look(3, "degraded a", "degraded b")
+    assert identities(third["closed"]) == [of_web[0]]
+    assert identities(third["opened"]) == [("web-1", "service_down", "b")]
+    assert identities((await look(4))["closed"]) == [(*of_web[0][:2], about) for about in "ab"]
+    await sql.execute("delete from incidents where length(about) = 4 and about > '9001'")
+    assert (await look(5))["closed"] == []
+    await sql.execute("delete from incidents where about = '1'")
+    assert identities((await look(6))["closed"]) == [CROWDED]
+
+
+async def test_a_server_s_result_is_applied_at_the_limit(
+    api: Any, crowded: str, look: Any, put: Put
+) -> None:
+    await look(1, "degraded a", "degraded b")
+    await api.post(
+        f"{crowded}/servers", json={"handle": "web-3", "managed": True, "status": "pending_setup"}
+    )
+    claimed = (await api.post(f"{crowded}/servers/provisioning", "worker", json={})).json()
+    (request_id,) = [one["request_id"] for one in claimed["requests"]]
+    result = {"request_id": request_id, "server_handle": "web-3", "status": "failed"}
+    path = f"{crowded}/servers/provisioning/results"
+    answer = await api.post(path, "worker", json={"results": [result]})
+    assert (answer.status_code, answer.json()["applied"]) == (200, ["web-3"])
 
 
 # -- notices

@@ -114,7 +114,7 @@ BODIES: dict[str, Any] = {
     "POST /tenants/{tenant}/servers": {"handle": "web-2"},
     "PATCH /tenants/{tenant}/servers/{handle}": {"notes": "The old shop."},
     "PUT /tenants/{tenant}/servers/checks": {"at": AT, "checks": [], "prober": "health"},
-    "POST /tenants/{tenant}/servers/provisioning": {"at": AT},
+    "POST /tenants/{tenant}/servers/provisioning": {},
     "POST /tenants/{tenant}/servers/provisioning/results": {"results": []},
     "PUT /tenants/{tenant}/incidents": {"at": AT},
     "PATCH /tenants/{tenant}/incidents/{incident_id}": {"details": {}},

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from store import provisioning
 
 START = datetime.now(UTC) - timedelta(hours=6)
 
@@ -27,15 +31,25 @@ async def servers(api: Any, acme: str) -> str:
 
 
 @pytest.fixture
-def claim(api: Any, servers: str) -> Claim:
-    """Gives what claims servers, so many seconds after the start."""
+def claim(api: Any, servers: str, engine: AsyncEngine) -> Claim:
+    """Gives what claims servers, so many seconds after the start; without seconds, over the API."""
 
-    async def ask(seconds: float = 0, **fields: Any) -> list[dict[str, Any]]:
-        at = (START + timedelta(seconds=seconds)).isoformat()
-        answer = await api.post(f"{servers}/provisioning", "worker", json={"at": at, **fields})
-        assert answer.status_code == 200, answer.text
-        found: list[dict[str, Any]] = answer.json()["requests"]
-        return found
+    async def ask(seconds: float | None = None, **fields: Any) -> list[dict[str, Any]]:
+        if seconds is None:
+            answer = await api.post(f"{servers}/provisioning", "worker", json=fields)
+            assert answer.status_code == 200, answer.text
+            found: list[dict[str, Any]] = answer.json()["requests"]
+            return found
+        stuck, cooldown = fields.get("stuck_seconds", 1800), fields.get("cooldown_seconds", 120)
+        claimed = await provisioning.claim(
+            engine,
+            servers.split("/")[2],
+            START + timedelta(seconds=seconds),
+            stuck=timedelta(seconds=stuck),
+            cooldown=timedelta(seconds=cooldown),
+            limit=fields.get("limit", 100),
+        )
+        return [{**asdict(one), "request_id": str(one.request_id)} for one in claimed]
 
     return ask
 
@@ -136,7 +150,7 @@ async def test_a_limit_leaves_the_others_to_the_next(claim: Claim) -> None:
 async def test_what_was_never_published_is_handed_out_again_as_the_same_request(
     claim: Claim,
 ) -> None:
-    first = await claim()
+    first = await claim(0)
     assert await claim(119) == []
     assert await claim(120) == first
     assert await claim(200) == []
@@ -146,7 +160,7 @@ async def test_what_was_never_published_is_handed_out_again_as_the_same_request(
 async def test_what_was_published_is_asked_for_anew_when_it_takes_too_long(
     claim: Claim, publish: Any, read: Any
 ) -> None:
-    first = await claim()
+    first = await claim(0)
     assert await publish(*first) == 204
     assert await publish(*first) == 204
     assert (await read())["provisioning_published_at"]
@@ -160,7 +174,7 @@ async def test_what_was_published_is_asked_for_anew_when_it_takes_too_long(
 async def test_what_has_been_set_up_for_too_long_is_a_recovery(
     api: Any, servers: str, claim: Claim, publish: Any, sql: asyncpg.Connection, read: Any
 ) -> None:
-    first = await claim()
+    first = await claim(0)
     await publish(*first)
     await api.patch(f"{servers}/vps-1", "worker", json={"status": "provisioning"})
     found = await read()
@@ -277,7 +291,7 @@ async def test_the_same_result_twice_changes_nothing(
 async def test_only_the_live_request_s_result_counts(
     claim: Claim, publish: Any, answer: Any, read: Any
 ) -> None:
-    first = await claim(limit=1)
+    first = await claim(0, limit=1)
     await publish(*first)
     again = await claim(1800, limit=1)
     assert handles(again) == ["vps-1"]
@@ -330,16 +344,29 @@ async def test_a_result_that_does_not_fit_refuses_all_of_them(
     assert (await read())["status"] == "pending_setup"
 
 
-async def test_a_clock_that_is_ahead_makes_no_live_request_look_stuck(
-    claim: Claim, publish: Any
+async def test_a_claim_counts_by_the_database_s_clock_and_by_no_other(
+    api: Any, servers: str, claim: Claim, publish: Any, read: Any, sql: asyncpg.Connection
 ) -> None:
-    now = (datetime.now(UTC) - START).total_seconds()
-    first = await claim(now)
+    before = await sql.fetchval("select clock_timestamp()")
+    first = await claim()
     assert await publish(*first) == 204
-    assert await claim(now + 3000) == []
+    at = datetime.fromisoformat((await read())["provisioning_requested_at"])
+    assert before <= at <= await sql.fetchval("select clock_timestamp()")
+    assert await claim() == []
+    behind = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    refused = await api.post(f"{servers}/provisioning", "worker", json={"at": behind})
+    assert refused.status_code == 422
+    assert [one["field"] for one in refused.json()["errors"]] == ["at"]
 
 
-async def test_a_claim_that_is_yet_to_come_is_refused(api: Any, servers: str) -> None:
-    at = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
-    answer = await api.post(f"{servers}/provisioning", json={"at": at})
-    assert answer.status_code == 422
+@pytest.mark.parametrize(
+    ("seconds", "fields", "again"),
+    [(60, {}, False), (120, {}, True), (60, {"cooldown_seconds": 60}, True)],
+)
+async def test_a_claim_over_the_api_keeps_to_the_cool_down_that_it_names(
+    claim: Claim, sql: asyncpg.Connection, seconds: int, fields: dict[str, int], again: bool
+) -> None:
+    first = await claim()
+    since = "provisioning_requested_at = provisioning_requested_at - make_interval(secs => $1)"
+    await sql.execute(f"update servers set {since}", seconds)
+    assert await claim(**fields) == (first if again else [])

@@ -315,6 +315,7 @@ async def test_each_tenant_takes_its_own_results_out_of_the_stream_that_all_shar
     second = await trigger("globex")
 
     assert (first["results"], first["passed_over"], second["results"]) == (0, 1, 1)
+    assert await provisioner.garbage() == []
     found = await rota.rows("select handle, status from servers order by handle")
     assert {one["handle"]: one["status"] for one in found} == {
         "vps-7": "pending_setup",
@@ -331,10 +332,14 @@ async def test_garbage_is_kept_aside_and_holds_up_nothing(add, rota, provisioner
 
     counts = await trigger()
 
-    assert (counts["garbage"], counts["passed_over"], counts["results"]) == (2, 1, 1)
+    assert (counts["garbage"], counts["passed_over"], counts["results"]) == (3, 0, 1)
     assert await rota.status() == {"vps-7": "ready"}
-    assert [one[b"data"] for one in await provisioner.garbage()] == [b"garbage", b"nothing"]
-    assert "is kept aside" in log.text
+    kept = await provisioner.garbage()
+    assert [one[b"data"] for one in kept[:2]] == [b"garbage", b"nothing"]
+    assert b"vps-unknown" in kept[2][b"data"]
+    assert kept[2][b"problem"] == b"There is no server 'vps-unknown' in the records."
+    assert log.text.count("is kept aside") == 3
+    assert "There is no server 'vps-unknown' in the records." in log.text
     assert await provisioner.pending(GROUP) == 0
 
 

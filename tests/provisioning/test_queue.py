@@ -172,6 +172,21 @@ async def test_garbage_is_kept_once_whichever_group_meets_it(queue, provisioner)
     assert b"JSON" in kept[b"problem"]
 
 
+async def test_a_result_is_kept_aside_once_it_concerns_no_group(queue, provisioner):
+    number = await provisioner.answer(str(uuid4()), "vps-unknown")
+
+    async with queue.opened() as streams:
+        groups = ("rota-acme", "rota-globex")
+        found = {group: (await all_of(streams, group))[0] for group in groups}
+        for group, last in zip(groups, (False, True), strict=True):
+            assert await streams.disown(group, found[group], "Nobody's.") is last
+            assert await provisioner.pending(group) == 0
+            assert len(await provisioner.garbage()) == last
+
+    [kept] = await provisioner.garbage()
+    assert (kept[b"entry"].decode(), kept[b"problem"]) == (number, b"Nobody's.")
+
+
 async def test_a_redis_that_is_not_there_is_unavailable():
     nowhere = ProvisionerQueue(url="redis://127.0.0.1:9/0", answer_seconds=0.5)
 

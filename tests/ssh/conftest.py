@@ -70,6 +70,7 @@ class Sshd:
             asyncssh.generate_private_key("ecdsa-sha2-nistp256"),
         ]
         (home / "authorized_keys").write_bytes(client_key.export_public_key())
+        self.settings = ""
         self.port = _free_port()
         self.host = Host("127.0.0.1", self.port)
         if os.geteuid() == 0:
@@ -89,7 +90,7 @@ class Sshd:
             names[-1].chmod(0o600)
         config = self.home / "sshd_config"
         config.write_text(
-            f"ListenAddress 127.0.0.1:{self.port}\n"
+            f"{self.settings}ListenAddress 127.0.0.1:{self.port}\n"
             + "".join(f"HostKey {name}\n" for name in names)
             + f"AuthorizedKeysFile {self.home}/authorized_keys\n"
             "PidFile none\nStrictModes no\nPermitRootLogin yes\nUsePAM no\n"
@@ -147,8 +148,8 @@ def sshd(openssh: Sshd) -> Iterator[Sshd]:
     yield openssh
     for program in openssh.programs.iterdir():
         program.unlink()
-    if openssh.host_keys != keys:
-        openssh.host_keys = keys
+    if openssh.host_keys != keys or openssh.settings:
+        openssh.host_keys, openssh.settings = keys, ""
         openssh.stop()
         openssh.start()
 

@@ -1,5 +1,6 @@
 import json
 import logging
+from collections import Counter
 
 import asyncssh
 import httpx
@@ -9,10 +10,11 @@ from prefect.exceptions import ParameterTypeError
 from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry
 
+from api.checks import MOST
 from blocks.ssh import SSHAccess
 from blocks.ssh_hosts import Host, SSHUnusable
 from flows.blocks_by_name import MissingBlock
-from flows.health_checker import health_checker
+from flows.health_checker import Check, batches, health_checker
 from tests.prefect.conftest import Deployed
 from tests.ssh.conftest import HEALTHY, ME, Fake, Fakes, text
 
@@ -261,6 +263,18 @@ async def test_a_fleet_without_servers_is_nothing_to_do(fleet):
     assert (await latest_run()).state.message.startswith("0 servers: ")
 
 
+async def test_the_run_s_log_names_who_is_not_up_and_why(fleet, fakes: Fakes, caplog):
+    for number in range(22):
+        await fleet.add(f"s{number:02}", None)
+    await fleet.trust()
+
+    await fleet.check()
+
+    assert "s00 is unknown: It has no address" in caplog.text
+    assert "s20 is" not in caplog.text
+    assert "2 more are not up." in caplog.text
+
+
 async def test_a_record_that_does_not_fit_is_skipped_and_named(fleet, fakes: Fakes, caplog):
     good = await fakes.ssh()
     await fleet.trust(good)
@@ -279,13 +293,47 @@ async def test_more_servers_than_fit_into_one_call_are_recorded(fleet, fakes: Fa
     await fleet.trust()
     await fleet.rota.sql.execute(
         "insert into servers (tenant, handle, provider, managed, status) "
-        "select 'acme', 'vps-' || n, 'manual', true, 'maintenance' from generate_series(1, 1203) n"
+        "select 'acme', 'vps-' || n, 'manual', true, 'maintenance' from generate_series(1, $1) n",
+        MOST + 3,
     )
 
     data = await fleet.check()
 
-    assert data["outcomes"] == {"unknown": 1203}
-    assert len(data["states"]) == 1203
+    assert data["outcomes"] == {"unknown": MOST + 3}
+    assert len(data["states"]) == MOST + 3
+
+
+async def test_hosts_that_say_very_much_do_not_keep_others_from_being_recorded(fleet, fakes: Fakes):
+    rows = "".join(f"/dev/d{n} 100 99 1 99% /{chr(0x1F600 + n) * 118}{n}\n" for n in range(90))
+    loud = await fakes.ssh(HEALTHY.replace(b"[end]", rows.encode() + b"[end]"))
+    good = await fakes.ssh()
+    await fleet.trust(loud, good)
+    await fleet.add("good", good.host)
+    for number in range(120):
+        await fleet.add(f"loud-{number}", loud.host)
+
+    data = await fleet.check()
+
+    assert data["states"]["good"] == "up"
+    assert Counter(data["states"].values()) == {"up": 1, "critical": 120}
+    longest = "select max(length(health::text)) as most from servers"
+    assert (await fleet.rota.rows(longest))[0]["most"] < 16 << 10
+
+
+def test_checks_are_sent_in_batches_that_the_api_takes_each_a_sample_of_the_fleet():
+    disks = [{"mount": f"/srv/{n}", "size_kb": 1 << 30, "used_percent": 50} for n in range(25)]
+    up = [Check(f"up-{n}", "up", facts={"disks": disks}) for n in range(4000)]
+    down = [Check(f"down-{n}", "down", "There is no connection.") for n in range(3000)]
+
+    sent = batches([*down, *up])
+
+    assert sorted(one["handle"] for batch in sent for one in batch) == sorted(
+        one.handle for one in [*up, *down]
+    )
+    assert all(len(json.dumps(batch)) < 5 << 20 and len(batch) <= MOST for batch in sent)
+    shares = [sum(one["outcome"] == "up" for one in batch) / len(batch) for batch in sent]
+    assert max(shares) - min(shares) < 0.01
+    assert batches([]) == [[]]
 
 
 async def test_a_block_of_no_use_fails_the_run_and_shows_no_secret(

@@ -3,6 +3,8 @@ import logging
 import os
 import socket
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import asyncssh
@@ -82,6 +84,18 @@ async def test_a_key_that_the_server_does_not_know_is_our_fault(access, sshd, st
 
     with pytest.raises(HostUnknown, match="does not let this user in"):
         await run(stranger, sshd.host)
+
+
+@needs_sshd
+async def test_a_server_that_ends_the_login_after_a_wrong_key_is_our_fault(
+    access, sshd, stranger_key
+):
+    sshd.stop()
+    sshd.settings = "MaxAuthTries 1\n"
+    sshd.start()
+
+    with pytest.raises(HostUnknown, match="ends the login: Too many authentication failures"):
+        await run(access(known_hosts=sshd.known_hosts, private_key=text(stranger_key)), sshd.host)
 
 
 @needs_sshd
@@ -237,7 +251,7 @@ async def test_a_jump_host_leads_to_hosts_that_it_sees(access, sshd, fakes: Fake
 
     async with through.opened() as hosts:
         assert (await hosts.run(inner.host, "x")).output == b"inner"
-        with pytest.raises(HostDown, match="cannot be reached"):
+        with pytest.raises(HostDown, match="no connection"):
             await hosts.run(fakes.refusing(), "x")
         assert (await hosts.run(inner.host, "x")).output == b"inner"
 
@@ -250,7 +264,7 @@ async def test_a_jump_host_that_fails_says_nothing_about_the_others(access, sshd
         with pytest.raises(HostUnknown, match=f"The jump host {ME}@127.0.0.1:{sshd.port}: "):
             await run(access(jump=f"{ME}@127.0.0.1:{sshd.port}", known_hosts=known), inner.host)
     nowhere = f"{ME}@{fakes.refusing()}"
-    with pytest.raises(HostUnknown, match=f"The jump host {nowhere}: It cannot be reached"):
+    with pytest.raises(HostUnknown, match=f"The jump host {nowhere}: There is no connection"):
         await run(access(jump=nowhere, known_hosts=inner.known_hosts), inner.host)
 
 
@@ -279,7 +293,7 @@ async def test_a_jump_host_that_does_not_forward_is_our_fault(access, fakes: Fak
 
 
 async def test_a_port_where_nobody_listens_is_down(access, fakes: Fakes):
-    with pytest.raises(HostDown, match="cannot be reached"):
+    with pytest.raises(HostDown, match="no connection"):
         await run(access(), fakes.refusing())
 
 
@@ -311,6 +325,40 @@ async def test_a_port_where_something_else_listens_is_down(access, fakes: Fakes,
 async def test_a_name_that_does_not_resolve_is_our_fault(access):
     with pytest.raises(HostUnknown, match="does not resolve"):
         await run(access(), Host("no-such-host.invalid"))
+
+
+@needs_sshd
+async def test_a_name_that_the_jump_host_cannot_resolve_is_our_fault(access, sshd):
+    through = access(jump=f"{ME}@127.0.0.1:{sshd.port}", known_hosts=sshd.known_hosts)
+
+    with pytest.raises(HostUnknown, match="does not resolve"):
+        await run(through, Host("no-such-host.invalid"))
+
+
+async def test_a_resolver_that_hangs_is_our_fault(access):
+    released = threading.Event()
+
+    async def look() -> None:
+        # Names are looked up in threads of this pool; its only one is taken.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        taken = asyncio.get_running_loop().run_in_executor(None, released.wait)
+        try:
+            with pytest.raises(HostUnknown, match=r"is not resolved within 0\.3 s"):
+                await run(access(connect_seconds=0.3), Host("web-1.example.com"))
+        finally:
+            released.set()
+            await taken
+
+    await asyncio.to_thread(asyncio.run, look())
+
+
+async def test_a_name_is_found_at_whichever_of_its_addresses_answers(access, fakes: Fakes):
+    # It listens at one of them only; the other is ::1, or another name's.
+    fake = await fakes.ssh(b"hello")
+    known = line("localhost", fake.host.port, fake.key)
+
+    answer = await run(access(known_hosts=known), Host("localhost", fake.host.port))
+    assert answer.output == b"hello"
 
 
 async def test_a_network_without_a_way_is_our_fault(access):

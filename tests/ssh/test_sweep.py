@@ -185,7 +185,7 @@ async def test_a_jump_host_that_fails_leaves_all_servers_unknown(access, fakes: 
 
     assert [one.outcome for one in checks] == ["unknown", "unknown"]
     assert checks[0].reason is not None
-    assert checks[0].reason.startswith(f"The jump host {ME}@{jump}: It cannot be reached")
+    assert checks[0].reason.startswith(f"The jump host {ME}@{jump}: There is no connection")
     assert good.connections == 0
 
 
@@ -224,7 +224,7 @@ def test_the_table_shows_the_worst_first():
     full = Problem("resource_exhausted", "critical", "The disk at / is 97 % full.", "disk /")
     checks = [
         Check("fine", "up", facts={"disks": [{"used_percent": 20}], "load": (0.5, 0, 0)}),
-        Check("gone", "down", "It cannot be reached."),
+        Check("gone", "down", "There is no connection."),
         Check("who", "unknown", "Its name does not resolve."),
         Check("full", "up", facts={"disks": [{"used_percent": 97}]}, problems=[full]),
         Check("odd", "up", facts={}),

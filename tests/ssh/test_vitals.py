@@ -109,14 +109,20 @@ def test_a_host_with_hundreds_of_disks_shows_the_fullest():
     found = disks(*[f"/dev/d{n} 100 {n % 100} 9 {n % 100}% /mnt/{n}" for n in range(500)])
 
     assert len(found) == vitals.DISKS
-    assert {one.used_percent for one in found} == set(range(93, 100))
+    assert {one.used_percent for one in found} == set(range(96, 100))
 
 
 def test_a_mount_with_control_characters_is_named_without_them():
     assert (
         disks("/dev/vda1 100 97 3 97% /a\x1b[31mb" + "c" * 500)[0].mount
-        == ("/a?[31mb" + "c" * 500)[: vitals.MOUNT_CHARACTERS]
+        == ("/a?[31mb" + "c" * 500)[: vitals.MOUNT_BYTES]
     )
+
+
+def test_a_long_name_of_a_mount_is_cut_between_two_characters():
+    [disk] = disks("/dev/vda1 100 97 3 97% /" + "\N{GRINNING FACE}" * 200)
+
+    assert disk.mount == "/" + "\N{GRINNING FACE}" * 19
 
 
 @pytest.mark.parametrize(("available", "wrong"), [(201, False), (200, True), (0, True)])

@@ -295,20 +295,32 @@ def test_problems_are_told_of_while_it_is_flapping() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "failed"),
+    ("before", "outcomes", "failed"),
     [
-        ("", False),
-        ("DDDD", False),
-        ("DDDDD", True),
-        ("DDNUU", True),
-        ("DDUUU", False),
-        ("DDDUUU", False),
-        ("NNNNUUU", True),
+        ("", "", False),
+        ("UUUU", "DDDD", False),
+        ("UUUUU", "DDDDD", True),
+        ("UUUUU", "DDNUU", True),
+        ("UUUUU", "DDUUU", False),
+        ("UUUUUU", "DDDUUU", False),
+        ("UUUUUUU", "NNNNUUU", True),
+        ("-----", "NNNNN", True),
+        # What is no news says nothing of who looks.
+        ("NNUUU", "NNDUU", False),
+        ("DDUUU", "NNDUU", False),
+        ("NNUUU", "NNDDD", True),
+        ("DDDDD", "DDDDD", False),
     ],
 )
-def test_a_sweep_in_which_most_fail_says_more_of_who_looks(outcomes: str, failed: bool) -> None:
+def test_a_sweep_in_which_most_fail_anew_says_more_of_who_looks(
+    before: str, outcomes: str, failed: bool
+) -> None:
     names = {"U": "up", "D": "down", "N": "unknown"}
-    assert health.prober_failed([names[one] for one in outcomes]) is failed
+    looks = [
+        ("DU" + last if last != "-" else "", names[one])
+        for last, one in zip(before, outcomes, strict=True)
+    ]
+    assert health.prober_failed(looks) is failed
 
 
 # -- what holds for any checks

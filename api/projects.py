@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy.exc import NoResultFound
 
-from api import documents, lists
+from api import documents, listings, lists
 from api.access import Anybody, Recorder, TenantSlug, no_tenant
 from api.paging import Page, Paging
 from api.problems import Refused, declared, unfit
@@ -142,6 +142,7 @@ class Sweep(Strict):
         description="Whether more than half of the source may become missing at once",
         examples=[False],
     )
+    listed_at: Instant | None = listings.listed_at()
 
 
 class Swept(BaseModel):
@@ -255,7 +256,8 @@ async def put_projects(
 
     A project is known by its repository id, or, where none of that id is there yet, by its name if
     it has no repository id. More than half of a source's projects, and at least 5, do not become
-    missing at once: that is a 409, unless `allow_mass_change`.
+    missing at once: that is a 409, unless `allow_mass_change`. So is a list that was asked for
+    before one that has been written: `errors` names `listed_at`.
     """
     _check_unique([one.repository_id for one in body.projects])
     found = projects.Sweep(
@@ -265,9 +267,11 @@ async def put_projects(
         body.cycle,
         body.archive_after,
         body.allow_mass_change,
+        listings.check(body.listed_at),
     )
     try:
-        swept = await projects.sweep(state_of(request).engine, tenant, found)
+        with listings.in_order(body.source):
+            swept = await projects.sweep(state_of(request).engine, tenant, found)
     except NoResultFound:
         raise no_tenant(tenant) from None
     except projects.MassChange as mass:

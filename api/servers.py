@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from api import documents, fleet, lists
+from api import documents, fleet, listings, lists
 from api.access import Anybody, Recorder, TenantSlug
 from api.fleet import HANDLE, Handle, HandlePath, Status, without_default
 from api.paging import Page, Paging
@@ -92,6 +92,7 @@ class ServerList(Strict):
         description="Whether more than half may become missing, or not managed, at once",
         examples=[False],
     )
+    listed_at: Instant | None = listings.listed_at()
 
 
 class ServersWritten(BaseModel):
@@ -199,7 +200,8 @@ async def put_servers(
     its address, unless that is missing or decommissioned. A new one is `pending_setup` if it is
     managed, else `reserved`; but `active` if it is managed and at the address of a server that is
     there already. More than half of a provider's servers, and at least 5, do not become missing
-    at once, nor those that are managed not managed: that is a 409, unless `allow_mass_change`.
+    at once, nor those that are managed not managed: that is a 409, unless `allow_mass_change`. So
+    is a list that was asked for before one that has been written: `errors` names `listed_at`.
     """
     listed = servers.Listed(
         body.provider,
@@ -207,9 +209,10 @@ async def put_servers(
         body.complete,
         body.cycle,
         body.allow_mass_change,
+        listings.check(body.listed_at),
     )
     try:
-        with fleet.existing(tenant):
+        with fleet.existing(tenant), listings.in_order(body.provider):
             written = await servers.put(state_of(request).engine, tenant, listed, caller.name)
     except servers.Unfit as error:
         raise unfit(f"servers.{error.number}.{error.field}: {error}") from None

@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
+PAGE = 100
+"""Repositories on a page; GitHub gives no more."""
+
 SYMBOLIC_LINK = "120000"
 FIRST = datetime(1900, 1, 1, tzinfo=UTC)
 LAST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -145,12 +148,15 @@ class TreeFile:
 
 
 def read_page(answer: bytes) -> tuple[list[Repository], list[Misfit]] | None:
-    """Return the repositories of a page, and what on it is none; None if it is no page at all."""
+    """Return the repositories of a page, and what on it is none; None if it is no page at all.
+
+    More than `PAGE` entries are none.
+    """
     try:
         entries = json.loads(answer)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or len(entries) > PAGE:
         return None
     repositories, misfits = [], []
     for entry in entries:

@@ -10,13 +10,13 @@ import json
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from blocks.github_answers import (
+    PAGE,
     GitHubAnswerUnusable,
     GitHubRefused,
     GitHubUnavailable,
@@ -40,11 +40,10 @@ from blocks.outgoing import (
     persist,
     read,
     retry_after,
+    told_time,
 )
 
-PAGE = 100
-"""Repositories on a page; GitHub gives no more."""
-
+MAX_PAGE_BYTES = 4 << 20
 MAX_ANSWER_BYTES = 16 << 20
 MAX_FILE_BYTES = 1 << 20
 RAW = "application/vnd.github.raw+json"
@@ -61,6 +60,10 @@ SECONDARY_LIMIT_SECONDS = 60.0
 
 TOKEN_MARGIN_SECONDS = 300.0
 """How long before its end an installation's token is renewed."""
+
+MASK = "**********"
+TOKEN_CHARACTERS = 16
+"""GitHub's tokens are longer. A shorter one is a word in a proxy's place, which texts may hold."""
 
 REMEDIES = {
     401: ". See to the block's token, or to its app_id and private_key.",
@@ -134,13 +137,15 @@ class GitHubSession:
         # By creation, because nothing that happens to a repository later moves it between pages.
         query = f"type=all&sort=created&direction=asc&per_page={PAGE}&page={number}"
         headers = {"If-None-Match": etag} if etag else {}
-        answer = await self._call(f"/orgs/{self._organization}/repos?{query}", headers=headers)
+        target = f"/orgs/{self._organization}/repos?{query}"
+        answer = await self._call(target, headers=headers, most_bytes=MAX_PAGE_BYTES)
         if answer.status == httpx.codes.NOT_MODIFIED and etag:
             return None
-        found = read_page(answer.body)
+        found = await asyncio.to_thread(read_page, answer.body)
         if found is None:
             raise GitHubAnswerUnusable(
-                f"GitHub's answer to GET {answer.url} is no list of repositories of at most 16 MiB."
+                f"GitHub's answer to GET {answer.url} is no list of at most {PAGE} repositories "
+                f"and {MAX_PAGE_BYTES >> 20} MiB."
             )
         repositories, misfits = found
         for one in repositories:
@@ -278,8 +283,11 @@ class GitHubSession:
                 finally:
                     await response.aclose()
         except PASSING as error:
-            raise Setback.of(error) from error
+            # The error may hold what the answer's headers said.
+            raise Setback(_masked(str(Setback.of(error)), secret)) from None
         said = _said(response, body, secret)
+        if len(secret) >= TOKEN_CHARACTERS:
+            body = body.replace(secret.encode(), MASK.encode())
         answer = _Answer(response.status_code, response.headers, body, str(request.url), said)
         self._note_the_limit(answer, as_app)
         if answer.status >= 500 or answer.status == httpx.codes.REQUEST_TIMEOUT:
@@ -319,7 +327,9 @@ class GitHubSession:
         target = f"/app/installations/{number}/access_tokens"
         answer = await self._call(target, method="POST", as_app=True)
         given = _read(InstallationToken, answer)
-        lifetime = (given.expires_at - _told_time(answer.headers)).total_seconds()
+        lifetime = (
+            given.expires_at - told_time(answer.headers, at=datetime.now(UTC))
+        ).total_seconds()
         self._token = given.token
         self._token_ends = self._backoff.clock() + max(lifetime - TOKEN_MARGIN_SECONDS, 1)
 
@@ -350,20 +360,12 @@ def _until_reset(headers: httpx.Headers) -> float:
     if reset is None:
         return SECONDARY_LIMIT_SECONDS
     # One more, because it is not said when within its second the limit is set back.
-    return max(0.0, reset - _told_time(headers).timestamp()) + 1
+    return max(0.0, reset - told_time(headers, at=datetime.now(UTC)).timestamp()) + 1
 
 
 def _number(headers: httpx.Headers, name: str) -> float | None:
     value = headers.get(name, "").strip()
     return float(value) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", value) else None
-
-
-def _told_time(headers: httpx.Headers) -> datetime:
-    """Return the time by the service's clock, by which it also writes its instants; UTC."""
-    try:
-        return parsedate_to_datetime(headers["Date"]).replace(tzinfo=UTC)
-    except (KeyError, ValueError):
-        return datetime.now(UTC)
 
 
 def _full_name(repository: str) -> str:
@@ -401,9 +403,12 @@ def _said(response: httpx.Response, body: bytes, secret: str) -> str:
     said = _message(body) or body.decode(errors="replace")
     if response.has_redirect_location:
         said = f"it leads to {response.headers['Location']}, and is not followed"
-    # Some proxies repeat the credentials that they do not accept.
-    said = said.replace(secret, "**********")[:EXCERPT_CHARACTERS]
-    return f"{status}: {said}" if said else status
+    return _masked(f"{status}: {said}" if said else status, secret)
+
+
+def _masked(text: str, secret: str) -> str:
+    """Return a text's beginning; some proxies repeat the credentials that they do not accept."""
+    return text.replace(secret, MASK)[:EXCERPT_CHARACTERS]
 
 
 def _log_setback(setback: Setback, tries: int, wait: float) -> None:

@@ -226,15 +226,19 @@ def retry_after(headers: httpx.Headers, at: datetime) -> float | None:
     until = _http_date(value)
     if until is None:
         return None
-    # Measured by the service's clock where it tells it, because the date was written by that one.
-    since = _http_date(headers.get("Date", "")) or at
-    return max(0.0, (until - since).total_seconds())
+    # Measured by the service's clock, because the date was written by that one.
+    return max(0.0, (until - told_time(headers, at)).total_seconds())
+
+
+def told_time(headers: httpx.Headers, at: datetime) -> datetime:
+    """Return the time by the service's clock, by which it also writes its dates; else `at`."""
+    return _http_date(headers.get("Date", "")) or at
 
 
 def _http_date(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -50,6 +50,12 @@ from blocks.vps import (
 )
 
 MAX_ANSWER_BYTES = 8 << 20
+MOST_SERVERS = 10_000
+"""Entries of a list; an account that has more is none of ours."""
+
+EXAMINED_CHARACTERS = 64 << 10
+"""So much of a text is searched for secrets before it is cut: in 8 MiB it could take a minute."""
+
 AT_ONCE = 8
 """Requests at the same time."""
 
@@ -144,9 +150,15 @@ class Time4VPS(VPSProvider):
             if not isinstance(answer, list):
                 raise ProviderAnswerUnusable(
                     f"Time4VPS's answer to GET {calls.url}/server is no list: "
-                    f"{calls.masked(json.dumps(answer))[:EXCERPT_CHARACTERS]}"
+                    f"{calls.excerpt(json.dumps(answer))}"
                 )
-            found = _sorted_out(answer)
+            if len(answer) > MOST_SERVERS:
+                raise ProviderAnswerUnusable(
+                    f"Time4VPS's answer to GET {calls.url}/server has {len(answer):,} entries; at "
+                    f"most {MOST_SERVERS:,} are read."
+                )
+            # Of thousands it takes a second, in which no other flow would run.
+            found = await asyncio.to_thread(_sorted_out, calls, answer)
             details, failures = await _details(calls, list(found.fit))
         servers = [_server(entry, details.get(number)) for number, entry in found.fit.items()]
         return Listing(tuple(servers), found.unfit, tuple(found.unreadable), failures)
@@ -230,12 +242,13 @@ class _Calls:
             async with asyncio.timeout(within), self.client.stream("GET", url) as response:
                 answer = await read(response, MAX_ANSWER_BYTES)
         except PASSING as error:
-            raise Setback.of(error) from error
+            # The error may hold what the answer's headers said.
+            raise Setback(self.excerpt(str(Setback.of(error)))) from None
         status = response.status_code
         if response.is_success:
             return self._document(url, answer, status)
-        body = self.masked(answer.decode(errors="replace"))[:EXCERPT_CHARACTERS]
-        said = f"{status} {response.reason_phrase}".strip() + (f": {body}" if body else "")
+        reply = f"{status} {response.reason_phrase}".strip()
+        said = self.excerpt(f"{reply}: {answer.decode(errors='replace')}".removesuffix(": "))
         asked = _wait_asked_for(answer) if status == httpx.codes.UNAUTHORIZED else None
         if asked is not None:
             self.held_until = max(self.held_until, self.backoff.clock() + asked)
@@ -251,28 +264,30 @@ class _Calls:
         except (ValueError, RecursionError):
             raise ProviderAnswerUnusable(
                 f"Time4VPS's answer to GET {url} is no JSON of at most 8 MiB: "
-                f"{self.masked(answer.decode(errors='replace'))[:EXCERPT_CHARACTERS]}",
+                f"{self.excerpt(answer.decode(errors='replace'))}",
                 status,
             ) from None
 
-    def masked(self, text: str) -> str:
-        """Return a text without the secrets in it; some proxies repeat what they refuse."""
+    def excerpt(self, text: str) -> str:
+        """Return a text's beginning without secrets; some proxies repeat what they refuse."""
+        text = text[:EXAMINED_CHARACTERS]
         for secret in self.secrets:
             text = secret.sub("**********", text)
-        return text
+        return text[:EXCERPT_CHARACTERS]
 
 
 def _written(secret: str) -> re.Pattern[str]:
     """Return what finds a secret in a text, be it as it is or as JSON may write it."""
-    return re.compile("".join(map(_character, secret)))
+    # No character can be read in two ways, or a text that nearly repeats a secret takes for ever.
+    return re.compile(f"{''.join(map(_in_json, secret))}|{re.escape(secret)}")
 
 
-def _character(one: str) -> str:
+def _in_json(one: str) -> str:
     digits = one.encode("utf-16-be", "surrogatepass").hex()
     code = "".join(rf"\\u(?i:{digits[at : at + 4]})" for at in range(0, len(digits), 4))
     # Any may stand as its code, some have to stand after a backslash, and a slash may.
-    short = r"\/" if one == "/" else json.dumps(one)[1:-1]
-    return f"(?:{code}|{re.escape(short)}|{re.escape(one)})"
+    short = json.dumps(one, ensure_ascii=False)[1:-1]
+    return rf"(?:{code}|\\?/)" if one == "/" else f"(?:{code}|{re.escape(short)})"
 
 
 def _log_setback(setback: Setback, tries: int, wait: float) -> None:
@@ -296,7 +311,10 @@ def _address(value: str) -> str:
     # A zone such as `%eth0` says something on one machine only.
     if "%" in value:
         raise ValueError("An address has no zone.")
-    return str(ip_address(value))
+    try:
+        return str(ip_address(value))
+    except ValueError:  # whose text repeats the value
+        raise ValueError("It is no address of IPv4 or IPv6.") from None
 
 
 IP = Annotated[str, AfterValidator(_address)]
@@ -333,18 +351,18 @@ class _Found:
     unreadable: list[str] = field(default_factory=list)
 
 
-def _sorted_out(entries: Sequence[Any]) -> _Found:
+def _sorted_out(calls: _Calls, entries: Sequence[Any]) -> _Found:
     found = _Found()
     for position, entry in enumerate(entries):
         try:
             number = str(_Identity.model_validate(entry).id)
         except ValidationError as error:
-            found.unreadable.append(f"entry {position}: {_faults(error)}")
+            found.unreadable.append(calls.excerpt(f"entry {position}: {_faults(error)}"))
             continue
         try:
             found.fit.setdefault(number, _Entry.model_validate(entry))
         except ValidationError as error:
-            found.unfit[number] = _faults(error)
+            found.unfit[number] = calls.excerpt(_faults(error))
     # Of two entries for one server, one that fits is enough.
     found.unfit = {number: why for number, why in found.unfit.items() if number not in found.fit}
     return found
@@ -356,20 +374,20 @@ async def _details(
     """Read the details of servers; return them, and what went wrong with the others."""
     details: dict[str, _Details] = {}
     failures: dict[str, str] = {}
-    slots = asyncio.Semaphore(AT_ONCE)
+    left = iter(numbers)
 
-    async def one(number: str) -> None:
-        async with slots:
+    async def some() -> None:
+        for number in left:
             try:
                 details[number] = _Details.model_validate(await calls.get(f"server/{number}"))
             except ValidationError as error:
-                failures[number] = _faults(error)
+                failures[number] = calls.excerpt(_faults(error))
             except ProviderError as error:
                 failures[number] = str(error)
 
     async with asyncio.TaskGroup() as group:
-        for number in numbers:
-            group.create_task(one(number))
+        for _ in range(AT_ONCE):
+            group.create_task(some())
     return details, failures
 
 

@@ -184,6 +184,10 @@ def _documents(text: str) -> Iterator[Any]:
         raise
     except ValueError as error:  # a number of more digits than Python reads
         raise Unreadable(str(error).partition(";")[0]) from None
+    except (LookupError, AttributeError, OverflowError, TypeError):
+        raise Unreadable(
+            "a tag such as !!int stands before a value that it does not fit; take it away"
+        ) from None
     finally:
         loader.dispose()
 

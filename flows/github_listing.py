@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, Field, ValidationError
 
-from blocks.github_service import GitHubAnswerUnusable, GitHubSession, Misfit, Repository
-from blocks.github_session import PAGE
+from blocks.github_answers import PAGE
+from blocks.github_service import (
+    GitHubAnswerUnusable,
+    GitHubSession,
+    Misfit,
+    Repository,
+    RepositoryPage,
+)
 
 MAX_PAGES = 1000
 
@@ -68,6 +74,15 @@ class Listing:
     misfits: list[Misfit] = field(default_factory=list)
     pages: list[SeenPage] = field(default_factory=list)
 
+    def take(self, page: RepositoryPage) -> SeenPage:
+        """Add what is on a page; return what to remember of it."""
+        ids = [one.id for one in page.repositories]
+        self.changed.update(zip(ids, page.repositories, strict=True))
+        self.misfits.extend(page.misfits)
+        # What does not fit is named at each sweep, so its page is read at each.
+        etag = None if page.misfits else page.etag
+        return SeenPage(etag=etag, ids=ids, last=page.last)
+
     @property
     def present(self) -> list[int] | None:
         """The ids of all that is there, or None if it is not known of one entry which it is."""
@@ -97,17 +112,27 @@ async def walk(github: GitHubSession, seen: Sequence[SeenPage], known: Collectio
             assert old is not None, "only what was seen can be unchanged"
             listing.unchanged.update(old.ids)
             listing.pages.append(old)
+        elif number > 1 and not page.repositories and not page.misfits:
+            listing.pages[-1] = listing.take(await _last(github, number - 1))
         else:
-            ids = [one.id for one in page.repositories]
-            listing.changed.update(zip(ids, page.repositories, strict=True))
-            listing.misfits.extend(page.misfits)
-            # What does not fit is named at each sweep, so its page is read at each.
-            etag = None if page.misfits else page.etag
-            old = SeenPage(etag=etag, ids=ids, last=page.last or not ids)
-            listing.pages.append(old)
-        if old.last:
+            listing.pages.append(listing.take(page))
+        if listing.pages[-1].last:
             return listing
     raise GitHubAnswerUnusable(f"GitHub's list has more than {MAX_PAGES} pages.")
+
+
+async def _last(github: GitHubSession, number: int) -> RepositoryPage:
+    """Return the page before an empty one, if it is the last.
+
+    What was on the one after it may be deleted, since it was read or since it last changed.
+    """
+    page = await github.repositories(number)
+    if page is None or not page.last:
+        raise GitHubAnswerUnusable(
+            f"GitHub's list of repositories has no end: page {number + 1} of it is empty, and "
+            f"page {number} says that it is not the last."
+        )
+    return page
 
 
 def _etag(page: SeenPage | None, known: Collection[int]) -> str | None:

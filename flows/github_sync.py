@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx
@@ -23,6 +24,7 @@ from blocks.outgoing import logger
 from blocks.records import Records, RecordsRefused, TenantRecords
 from flows.blocks_by_name import load
 from flows.github_listing import Listing, Memory, walk
+from flows.lists import NAMED, LaterList, batches, first_named, write
 from flows.notices import tell
 from flows.occurrence import current_occurrence
 from flows.project_spec import MAX_SPEC_BYTES, SPEC_PATH, BadSpec, first_paragraph, read_spec
@@ -37,16 +39,15 @@ MEMORY_BYTES = 250 << 10
 LIVE = ("active", "discovered")
 
 LOOKED_FOR = 10
-"""Repositories that are looked for one by one when they are not on the list."""
-
-NAMED = 20
-"""Projects that one line of a log names."""
+"""At most so many repositories that are not on the list are looked for one by one."""
 
 OUTCOMES = ("created", "updated", "unchanged", "returned", "missing", "gone")
 
 
-class MassChange(Exception):
-    """Most of the projects would be marked as missing, and nobody has allowed that."""
+REMEDY = (
+    "If it is right, run the duty once with allow_mass_change; if it is not, see whether the "
+    "block's credentials may still read all repositories."
+)
 
 
 @flow
@@ -66,6 +67,8 @@ async def github_sync(
     active. If a page of the list fails, the run fails, and nothing is marked. The file
     `.project-spec.yaml` of the default branch is read when somebody has pushed since it was read
     last, and so is the README while the project has no summary: its first paragraph becomes that.
+
+    When another run has written a later list meanwhile, this one leaves it as it is.
 
     Run again for the same occurrence, it counts nothing twice.
 
@@ -88,9 +91,16 @@ async def github_sync(
         book.of(slug) as mine,
         organization.connected(deadline_seconds=deadline_seconds) as github,
     ):
-        sweep = Sweep(github, mine, organization.source, cycle, archive_after, allow_mass_change)
+        at = datetime.now(UTC)
+        sweep = Sweep(
+            github, mine, organization.source, cycle, archive_after, allow_mass_change, at
+        )
+        message = None
         try:
             await sweep.run()
+        except LaterList as later:
+            message = str(later)
+            logger(__name__).warning(message)
         finally:
             sweep.counts["requests"] = github.requests
             logger(__name__).info(
@@ -98,7 +108,7 @@ async def github_sync(
             )
             await tell(mine, notify)
     return Completed(  # type: ignore[return-value]
-        data=dict(sweep.counts), message=summary(organization.source, sweep.counts)
+        data=dict(sweep.counts), message=message or summary(organization.source, sweep.counts)
     )
 
 
@@ -148,6 +158,7 @@ class Sweep:
         cycle: Tells two sweeps apart; one that is repeated has the same.
         archive_after: In how many sweeps a repository is missing when its project is archived.
         allow_mass_change: Whether most projects may become missing at once.
+        listed_at: From before anything is read for it; UTC. None: it is written in any case.
         counts: What was done, so far.
 
     """
@@ -158,6 +169,7 @@ class Sweep:
     cycle: str
     archive_after: int = 3
     allow_mass_change: bool = False
+    listed_at: datetime | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> None:
@@ -166,6 +178,7 @@ class Sweep:
         Raises:
             GitHubError: GitHub failed. If it failed on the list, nothing was written.
             MassChange: Most projects would become missing; nothing was marked.
+            LaterList: A later list was written meanwhile; it is as if this one were not.
             RecordsError: The records could not be written.
 
         """
@@ -200,10 +213,12 @@ class Sweep:
         listed = len(listing.changed) + len(listing.unchanged) + len(listing.misfits)
         self.counts["repositories"] = listed
         self.counts["unfit"] = len(listing.misfits)
-        for misfit in listing.misfits:
-            logger(__name__).warning(
-                "The repository %s is left out, it does not fit: %s", misfit.name, misfit.reason
-            )
+        lines = [
+            f"The repository {one.name} is left out, it does not fit: {one.reason}"
+            for one in listing.misfits
+        ]
+        for line in first_named(lines):
+            logger(__name__).warning("%s", line)
         if listing.present is None:
             logger(__name__).warning(
                 "An entry of the list has no usable id. No project is marked as missing, for it "
@@ -211,31 +226,39 @@ class Sweep:
             )
 
     async def _look_twice(self, listing: Listing, projects: Mapping[int, Project]) -> None:
-        """Ask for each of the few that are not on the list.
+        """Ask for those that are not on the list, or for some of them if they are many.
 
         When a repository is deleted between two pages, the one after them moves from the second to
-        the first, and is on neither.
+        the first, and is on neither. Where many are absent and one of them is there, so may be the
+        others, and the list is of no use.
         """
         there = set(listing.present or ())
         absent = [
             number for number, one in projects.items() if number not in there and one.status in LIVE
         ]
-        if listing.present is not None and len(absent) <= LOOKED_FOR:
-            for number in absent:
-                if await self.github.has(number):
-                    listing.unchanged.add(number)
+        if listing.present is None:
+            return
+        for number in absent[:: -(-len(absent) // LOOKED_FOR) or 1]:
+            if not await self.github.has(number):
+                continue
+            if len(absent) > LOOKED_FOR:
+                raise GitHubAnswerUnusable(
+                    f"GitHub's list lacks {len(absent)} repositories that were on it before, "
+                    f"but {projects[number].name!r} is there."
+                )
+            listing.unchanged.add(number)
 
     # -- what the list says
 
     async def _write(self, listing: Listing) -> None:
         items = [item_of(one) for one in listing.changed.values()]
-        batches = list(_batches(items)) or [[]]
-        for batch in batches[:-1]:
-            await self._put({"projects": batch})
+        *parts, last = batches(items, BATCH)
+        for part in parts:
+            await self._put({"projects": part})
         # What is missing is told with the last batch, when all names are those of today.
         await self._put(
             {
-                "projects": batches[-1],
+                "projects": last,
                 "present": listing.present,
                 "cycle": self.cycle,
                 "archive_after": self.archive_after,
@@ -244,16 +267,9 @@ class Sweep:
         )
 
     async def _put(self, body: dict[str, Any]) -> None:
-        try:
-            written = await self.mine.put("projects", body={"source": self.source, **body})
-        except RecordsRefused as refused:
-            if refused.status != httpx.codes.CONFLICT:
-                raise
-            raise MassChange(
-                f"GitHub's list was held back, and nothing is marked as missing. {refused} If it "
-                "is right, run the duty once with allow_mass_change; if it is not, see whether the "
-                "block's credentials may still read all repositories."
-            ) from refused
+        at = self.listed_at and self.listed_at.isoformat()
+        body = {"source": self.source, "listed_at": at, **body}
+        written = await write(self.mine, "projects", self.source, body, REMEDY)
         for outcome in OUTCOMES:
             names = written[outcome]
             self.counts[outcome] += len(names)
@@ -264,15 +280,15 @@ class Sweep:
     # -- what the files say
 
     async def _read_files(self, projects: Sequence[Project]) -> None:
-        for done, batch in enumerate(_batches(projects, AT_ONCE)):
+        for done in range(0, len(projects), AT_ONCE):
             try:
                 async with asyncio.TaskGroup() as group:
-                    for project in batch:
+                    for project in projects[done : done + AT_ONCE]:
                         group.create_task(self._read(project))
             except BaseExceptionGroup as errors:
                 logger(__name__).warning(
                     "The files of some %d projects are still to be read; the next run does that.",
-                    len(projects) - done * AT_ONCE,
+                    len(projects) - done,
                 )
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
@@ -335,7 +351,3 @@ def item_of(one: Repository) -> dict[str, Any]:
 
 def _number(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-
-def _batches(items: Sequence[Any], size: int = BATCH) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -51,9 +51,10 @@ def read_spec(content: bytes) -> dict[str, Any]:
         raise BadSpec(f"It is no YAML: {where}{error.problem or error.context}.") from None
     except yaml.YAMLError:
         raise BadSpec("It is no YAML: it holds characters that YAML does not know.") from None
-    except (ValueError, OverflowError, TypeError) as error:
-        if isinstance(error, BadSpec):
-            raise
+    except BadSpec:
+        raise
+    # A tag lets PyYAML read any text as a number or a date, and it checks few of them.
+    except (ValueError, OverflowError, TypeError, LookupError, AttributeError):
         raise BadSpec("It holds a number or a date that does not exist.") from None
     if not isinstance(document, dict):
         raise BadSpec("It is no mapping of names to values.")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,10 +10,11 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from blocks.records import Records, RecordsError, RecordsRefused, TenantRecords
+from blocks.records import Records, RecordsError, TenantRecords
 from blocks.time4vps import Time4VPS
 from blocks.vps import Listing, ProviderError, Server, VPSProvider, provider_of_type
 from flows.blocks_by_name import load
+from flows.lists import BATCH_BYTES, LaterList, MassChange, batches, first_named, write
 from flows.notices import tell
 from flows.occurrence import current_occurrence
 from flows.tenancy import tenant_of
@@ -38,8 +39,28 @@ WORDS = {
 """What the summary calls the counters that are worth telling."""
 
 
-class MassChange(Exception):
-    """Most of the servers would be marked as missing, and nobody has allowed that."""
+REMEDY = (
+    "If the provider has indeed so few servers, run this once with the parameter "
+    "`allow_mass_change` set to true."
+)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What is sent beside the servers.
+
+    Attributes:
+        provider: Whose list it is.
+        cycle: Tells two sweeps apart; one that is repeated has the same.
+        allow_mass_change: Whether most servers may become missing at once.
+        listed_at: When the provider was asked; UTC.
+
+    """
+
+    provider: str
+    cycle: str
+    allow_mass_change: bool
+    listed_at: datetime
 
 
 @flow
@@ -57,6 +78,7 @@ async def server_sync(
     its set-up if it is among `managed_ids`, and reserved if not. One that the provider has no more
     becomes missing, and one that is back becomes active, or reserved. When the provider cannot be
     read, nothing is marked: the run fails, and one incident is open until it can be read again.
+    When another run has written a later list meanwhile, this one writes nothing.
 
     Run again for the same occurrence, it changes nothing more.
 
@@ -78,16 +100,18 @@ async def server_sync(
     provider: VPSProvider = await load(provider_of_type(kind or DEFAULT_TYPE), name)
     book = await load(Records, records)
     async with book.of(slug) as mine:
+        sweep = _Sweep(provider.provider, cycle, allow_mass_change, datetime.now(UTC))
+        counts: Counter[str] = Counter()
         try:
             listing = await _listing(mine, provider)
-            counts = await _write(
-                mine, provider.provider, listing, frozenset(managed_ids), cycle, allow_mass_change
-            )
+            await _write(mine, sweep, listing, frozenset(managed_ids), counts)
+            summary = _summary(counts)
+        except LaterList as later:
+            summary = str(later)
         except (ProviderError, MassChange):
             await tell(mine, notify)
             raise
         counts["told"] = await tell(mine, notify)
-    summary = _summary(counts)
     get_run_logger().info(summary, extra={"action": "server_sync", "counts": dict(counts)})
     return Completed(data=dict(counts), message=summary)  # type: ignore[return-value]
 
@@ -121,57 +145,46 @@ def _incidents(
 
 async def _write(
     mine: TenantRecords,
-    provider: str,
+    sweep: _Sweep,
     listing: Listing,
     managed: frozenset[str],
-    cycle: str,
-    allow_mass_change: bool,
-) -> Counter[str]:
+    counts: Counter[str],
+) -> None:
     _name_what_is_wrong(listing)
     items = [_item(server, managed) for server in listing.servers]
-    items += await _known(mine, provider, listing.unfit)
-    batches = [items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE)] or [[]]
+    items += await _known(mine, sweep.provider, listing.unfit)
+    parts = list(batches(items, AT_ONCE))
     # Only one call can tell what is missing, and one that cannot name every server must not.
-    complete = not listing.unreadable and len(batches) == 1
+    complete = not listing.unreadable and len(parts) == 1
     if not complete:
         get_run_logger().warning(
             "What the provider has no more is not looked for: entries of its list are unreadable, "
-            "or it has more than %d servers.",
+            "or its %d servers need more than one call (of %d servers and %d MiB).",
+            len(items),
             AT_ONCE,
+            BATCH_BYTES >> 20,
         )
-    counts = Counter(
+    counts.update(
         servers=len(items),
         unfit=len(listing.unfit),
         unreadable=len(listing.unreadable),
         without_details=len(listing.without_details),
+        **dict.fromkeys(OUTCOMES, 0),
     )
-    for batch in batches:
+    for part in parts:
         body = {
-            "provider": provider,
-            "servers": batch,
+            "provider": sweep.provider,
+            "servers": part,
             "complete": complete,
-            "cycle": cycle,
-            "allow_mass_change": allow_mass_change,
+            "cycle": sweep.cycle,
+            "allow_mass_change": sweep.allow_mass_change,
+            "listed_at": sweep.listed_at.isoformat(),
         }
-        written = await _put(mine, body)
+        written = await write(mine, "servers", sweep.provider, body, REMEDY)
         counts.update({outcome: len(written[outcome]) for outcome in OUTCOMES})
         for outcome in ("created", "gone", "returned", "demoted"):
             if written[outcome]:
                 get_run_logger().info("Servers %s: %s", outcome, ", ".join(written[outcome]))
-    return counts
-
-
-async def _put(mine: TenantRecords, body: dict[str, Any]) -> dict[str, list[str]]:
-    try:
-        written: dict[str, list[str]] = await mine.put("servers", body=body)
-    except RecordsRefused as refused:
-        if refused.status != 409:
-            raise
-        raise MassChange(
-            f"{refused} If the provider has indeed so few servers, run this once with the "
-            "parameter `allow_mass_change` set to true."
-        ) from refused
-    return written
 
 
 def _item(server: Server, managed: frozenset[str]) -> dict[str, Any]:
@@ -198,13 +211,20 @@ async def _known(
 
 
 def _name_what_is_wrong(listing: Listing) -> None:
-    log = get_run_logger()
-    for problem in listing.unreadable:
-        log.warning("The provider's list has an unreadable %s", problem)
-    for number, why in listing.unfit.items():
-        log.warning("Server %s is left as it is; the list says of it: %s", number, why)
-    for number, why in listing.without_details.items():
-        log.warning("Server %s has no details: %s", number, why)
+    kinds = (
+        [f"The provider's list has an unreadable {problem}" for problem in listing.unreadable],
+        [
+            f"Server {number} is left as it is; the list says of it: {why}"
+            for number, why in listing.unfit.items()
+        ],
+        [
+            f"Server {number} has no details: {why}"
+            for number, why in listing.without_details.items()
+        ],
+    )
+    for lines in kinds:
+        for line in first_named(lines):
+            get_run_logger().warning("%s", line)
 
 
 def _summary(counts: Counter[str]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store import notices
+from store import listings, notices
 from store.recording import recording
 from store.records import Project
 from store.writing import writing
@@ -50,6 +51,7 @@ class Sweep:
         cycle: The sweep's name, by which it counts once, however often it is written.
         archive_after: In how many sweeps on end a project is missing when it is archived.
         allow_mass_change: Whether more than half of the source may become missing at once.
+        listed_at: When the source was asked; None if nobody knows.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Sweep:
     cycle: str | None = None
     archive_after: int = 3
     allow_mass_change: bool = False
+    listed_at: datetime | None = None
 
     @property
     def ids(self) -> frozenset[int]:
@@ -85,11 +88,13 @@ async def sweep(engine: AsyncEngine, tenant: str, found: Sweep) -> Swept:
     """Write what a source was found to have, all of it or nothing.
 
     Raises:
+        store.listings.LaterList: What was asked for later has been written.
         MassChange: Too much of it would become missing.
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
     swept = Swept()
     async with recording(engine, tenant, "projects") as session:
+        await listings.note(session, tenant, "projects", found.source, found.listed_at)
         # Documents of these can be written beside.
         locked = _concerned(tenant, found).with_for_update(key_share=True)
         rows = list(await session.scalars(locked))

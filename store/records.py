@@ -1,4 +1,4 @@
-"""The tables of what duties learn: projects, documents, chunks, checkpoints.
+"""The tables of what duties learn: projects, documents, chunks, checkpoints, times of lists.
 
 The vectors of chunks stand in a table of their own, which is there where pgvector is: `vectors`.
 """
@@ -76,6 +76,23 @@ class Checkpoint(Base, kw_only=True):
     key: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[Any] = mapped_column(JSONB)
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
+
+
+class Listing(Base, kw_only=True):
+    """When the newest list of a source was asked for, of those that have been written.
+
+    Its `kind` is `servers` or `projects`, its `source` a provider of servers or a source of
+    projects.
+    """
+
+    __tablename__ = "listings"
+
+    tenant: Mapped[str] = mapped_column(
+        ForeignKey("tenants.slug", ondelete="CASCADE"), primary_key=True
+    )
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    listed_at: Mapped[datetime]
 
 
 class Document(Base, kw_only=True):

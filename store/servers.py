@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store import incidents, notices
+from store import incidents, listings, notices
 from store.fleet import Notice, Server, ServerChange, held
 
 GIVEN = (
@@ -45,6 +46,7 @@ class Listed:
         complete: Whether that is all of them, so that others are gone.
         cycle: The sweep; None if it has no name.
         allow_mass_change: Believe it, however many are gone or no longer managed.
+        listed_at: When the provider was asked; None if nobody knows.
     """
 
     provider: str
@@ -52,6 +54,7 @@ class Listed:
     complete: bool = False
     cycle: str | None = None
     allow_mass_change: bool = False
+    listed_at: datetime | None = None
 
 
 @dataclass
@@ -125,6 +128,7 @@ async def put(engine: AsyncEngine, tenant: str, listed: Listed, who: str | None 
     """Write servers as their provider lists them, all of them or none.
 
     Raises:
+        store.listings.LaterList: One that was asked for later has been written.
         Unfit: One of them cannot be written.
         MassChange: More than half of the servers would become missing, or of those that are
             managed no longer be so, and at least 5.
@@ -132,6 +136,7 @@ async def put(engine: AsyncEngine, tenant: str, listed: Listed, who: str | None 
     """
     done = Written()
     async with held(engine, tenant, who) as session:
+        await listings.note(session, tenant, "servers", listed.provider, listed.listed_at)
         whole = select(Server).where(Server.tenant == tenant).order_by(Server.handle)
         everyone = list(await session.scalars(whole.with_for_update()))
         rows = [one for one in everyone if one.provider == listed.provider]

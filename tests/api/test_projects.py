@@ -49,6 +49,35 @@ def rows(api: Any, projects: str) -> Callable[..., Awaitable[dict[str, dict[str,
     return read
 
 
+async def test_a_sweep_that_comes_after_a_later_one_is_refused_as_a_whole(
+    sweep: Any, rows: Any
+) -> None:
+    earlier, later = "2026-03-01T08:00:00Z", "2026-03-01T09:00:00Z"
+    await sweep(item(1, "shop"), listed_at=earlier)
+    await sweep(item(1, "store"), item(2), present=[1, 2], listed_at=later)
+
+    answer = await sweep(item(1, "shop"), present=[1], listed_at=earlier)
+    again = await sweep(item(2), present=[1, 2], listed_at=later)
+
+    assert answer.status_code == 409
+    [fault] = answer.json()["errors"]
+    assert fault["field"] == "listed_at"
+    assert "2026-03-01T08:00:00+00:00" in fault["detail"]
+    assert "2026-03-01T09:00:00+00:00" in fault["detail"]
+    assert again == {"unchanged": ["p2"]}
+    found = await rows()
+    assert {name: one["status"] for name, one in found.items()} == {
+        "store": "active",
+        "p2": "active",
+    }
+
+
+async def test_a_later_sweep_of_another_source_hinders_none(sweep: Any) -> None:
+    await sweep(item(1), source="github:globex", listed_at="2026-03-01T09:00:00Z")
+
+    assert await sweep(item(2), listed_at="2026-03-01T08:00:00Z") == {"created": ["p2"]}
+
+
 async def test_a_project_is_created_and_read(api: Any, projects: str, sweep: Any) -> None:
     said = item(
         1,

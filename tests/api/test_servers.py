@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -307,8 +308,7 @@ async def test_what_is_no_longer_managed_is_reserved_and_not_set_up(
 ) -> None:
     await put(item(1), item(2), item(3))
     await told()
-    at = {"at": "2026-03-01T07:00:00Z"}
-    assert len((await api.post(f"{servers}/provisioning", json=at)).json()["requests"]) == 3
+    assert len((await api.post(f"{servers}/provisioning", json={})).json()["requests"]) == 3
     assert await put(item(1, managed=False)) == {"updated": ["vps-1"], "demoted": ["vps-1"]}
     found = (await api.get(f"{servers}/vps-1")).json()
     assert (found["status"], found["provisioning_request"]) == ("reserved", None)
@@ -366,6 +366,77 @@ async def test_half_of_them_may_go_and_so_may_all_of_a_few(put: Any) -> None:
     four = [item(number) for number in range(1, 5)]
     await put(*four, provider="another")
     assert len((await put(complete=True, provider="another"))["gone"]) == 4
+
+
+EARLIER, LATER = "2026-03-01T08:00:00Z", "2026-03-01T08:00:00.000001Z"
+
+
+async def test_a_list_that_comes_after_a_later_one_is_refused_and_marks_nothing(
+    put: Any, statuses: Any, told: Any
+) -> None:
+    await put(item(7), item(8), complete=True, listed_at=LATER)
+    await told()
+
+    answer = await put(item(7), item(9), complete=True, listed_at=EARLIER)
+
+    assert answer.status_code == 409
+    [fault] = answer.json()["errors"]
+    assert fault["field"] == "listed_at"
+    for part in ("2026-03-01T08:00:00+00:00", "2026-03-01T08:00:00.000001+00:00", "clocks"):
+        assert part in fault["detail"]
+    assert await statuses() == {"vps-7": "pending_setup", "vps-8": "pending_setup"}
+    assert await told() == []
+
+
+async def test_lists_in_the_order_in_which_they_were_asked_for_are_written(
+    put: Any, statuses: Any
+) -> None:
+    await put(item(7), complete=True, listed_at=EARLIER)
+    await put(item(7), item(8), complete=True, listed_at=LATER)
+
+    # The same list in another batch, or sent again; and one of which nobody says when it was made.
+    assert await put(item(7), item(8), listed_at=LATER) == {"unchanged": ["vps-7", "vps-8"]}
+    assert await put(item(7)) == {"unchanged": ["vps-7"]}
+    assert (await put(item(7), listed_at=EARLIER)).status_code == 409
+    assert await statuses() == {"vps-7": "pending_setup", "vps-8": "pending_setup"}
+
+
+async def test_a_later_list_of_another_provider_or_tenant_or_that_was_held_back_hinders_none(
+    api: Any, acme: str, put: Any
+) -> None:
+    await put(*(item(number) for number in range(1, 7)), listed_at=EARLIER)
+    await put(item(7), provider="elsewhere", listed_at=LATER)
+    await api.post("/tenants", "admin", json={"slug": f"{acme}-2"})
+    body = {"provider": PROVIDER, "servers": [], "listed_at": LATER}
+    await api.put(f"/tenants/{acme}-2/servers", "worker", json=body)
+    held_back = await put(complete=True, listed_at=LATER)
+
+    assert [one["field"] for one in held_back.json()["errors"]] == ["allow_mass_change"]
+    assert "unchanged" in await put(item(1), listed_at=EARLIER)
+
+
+async def test_a_list_cannot_have_been_asked_for_hours_from_now(put: Any) -> None:
+    now = datetime.now(UTC)
+
+    ahead = await put(item(7), listed_at=(now + timedelta(hours=2)).isoformat())
+    a_little = await put(item(7), listed_at=(now + timedelta(minutes=30)).isoformat())
+    # A clock that is a little ahead keeps nobody else from writing.
+    right = await put(item(7), listed_at=datetime.now(UTC).isoformat())
+
+    assert ahead.status_code == 422
+    assert "listed_at: " in ahead.json()["detail"]
+    assert (a_little, right) == ({"created": ["vps-7"]}, {"unchanged": ["vps-7"]})
+
+
+async def test_lists_sent_at_once_leave_what_the_latest_says(put: Any, statuses: Any) -> None:
+    at = [f"2026-03-01T08:00:0{second}Z" for second in range(8)]
+
+    await asyncio.gather(
+        *(put(item(n), complete=True, listed_at=at[n]) for n in (3, 7, 1, 5, 2, 6, 4, 0))
+    )
+
+    found = await statuses()
+    assert [handle for handle, status in found.items() if status != "missing"] == ["vps-7"]
 
 
 async def test_sweeps_at_once_count_nothing_twice(

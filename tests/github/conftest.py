@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -123,6 +124,7 @@ def sync(organization: GitHub, rota: Records, tenant: str, backoff: Backoff) -> 
 
     async def call(deadline_seconds: float = 900, block: GitHub = organization, **how: Any) -> Any:
         how.setdefault("cycle", f"cycle-{next(cycles)}")
+        how.setdefault("listed_at", datetime.now(UTC))
         async with (
             rota.of(tenant, backoff=backoff) as mine,
             block.connected(deadline_seconds=deadline_seconds, backoff=backoff) as github,

@@ -160,6 +160,16 @@ async def test_a_body_that_drips_for_ever_ends_with_the_try(fake, organization, 
         assert await github.repositories(1)
 
 
+@pytest.mark.parametrize("name", ["Retry-After", "Date"])
+async def test_a_date_that_does_not_exist_ends_no_run(fake, github, clock, name):
+    fake.add("shop")
+    odd = {name: "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}
+    odd |= {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"}
+    fake.fail("repos", Answer(503, headers=odd))
+
+    assert await github.repositories(1)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 422])
 async def test_a_refusal_is_not_tried_again(fake, github, clock, status):
     fake.fail("repos", Answer(status, {"message": "No such thing"}))
@@ -182,8 +192,16 @@ async def test_a_redirection_is_not_followed(fake, github):
 async def test_an_answer_that_is_no_list_is_refused(fake, github, body):
     fake.fail("repos", Answer(body=body))
 
-    with pytest.raises(GitHubAnswerUnusable, match="no list of repositories"):
+    with pytest.raises(GitHubAnswerUnusable, match="no list of at most 100 repositories"):
         await github.repositories(1)
+
+
+async def test_a_page_of_more_entries_than_github_gives_is_refused(fake, github):
+    fake.fail("repos", Answer(document=[0] * 101), Answer(document=[0] * 100))
+
+    with pytest.raises(GitHubAnswerUnusable, match="no list of at most 100 repositories"):
+        await github.repositories(1)
+    assert len((await github.repositories(1)).misfits) == 100
 
 
 async def test_another_organizations_list_is_refused(fake, github):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 from datetime import timedelta
@@ -8,9 +9,15 @@ from hypothesis import strategies as st
 
 from api.projects import Item
 from blocks.github_answers import read_page
-from blocks.github_service import GitHub, GitHubRefused, GitHubUnavailable
+from blocks.github_service import (
+    GitHub,
+    GitHubAnswerUnusable,
+    GitHubRefused,
+    GitHubUnavailable,
+)
 from flows.github_listing import Memory, SeenPage
-from flows.github_sync import MassChange, item_of, summary
+from flows.github_sync import item_of, summary
+from flows.lists import LaterList, MassChange
 from tests.github.fake import BROKEN, CUT, TOKEN, Answer
 
 SPEC = b"owner: payments\n"
@@ -199,6 +206,56 @@ async def test_a_repository_that_slips_between_two_pages_is_not_missing(sync, fa
     assert found["r-100"]["status"] == "active"
 
 
+async def test_an_empty_page_that_the_one_before_promises_is_believed_by_nobody(
+    sync, fake, projects
+):
+    for number in range(250):
+        fake.add(f"r-{number}", pushed_at=None)
+    await sync()
+    before = await projects()
+    fake.fail("[?&]page=3", Answer(document=[]))
+
+    with pytest.raises(GitHubAnswerUnusable, match=r"page 3 .* is empty"):
+        await sync()
+    assert await projects() == before
+    # So it is where the whole page fits no project.
+    for one in fake.repositories[100:200]:
+        one["visibility"] = "odd"
+    await sync()
+    assert {one["status"] for one in (await projects()).values()} == {"active"}
+
+
+async def test_a_page_that_is_gone_is_no_longer_promised(sync, fake, projects):
+    for number in range(201):
+        fake.add(f"r-{number}", pushed_at=None)
+    await sync()
+    fake.remove("r-200")
+
+    # The page before it has not changed, and what is remembered of it promises another.
+    await sync()
+    counts = await sync()
+
+    assert (await projects())["r-200"]["missing_cycles"] == 2
+    assert counts["repositories"] == 200
+
+
+async def test_many_that_are_not_on_the_list_but_there_are_held_back(sync, fake, projects):
+    for number in range(150):
+        fake.add(f"r-{number}", pushed_at=None)
+    await sync()
+    before = await projects()
+    fake.fail("[?&]page=1", Answer(document=fake.repositories[:80]))
+
+    with pytest.raises(GitHubAnswerUnusable, match=r"lacks 70 repositories.*'r-\d+' is there"):
+        await sync()
+    assert await projects() == before
+
+    del fake.repositories[80:140]
+    fake.requests.clear()
+    assert (await sync())["missing"] == 60
+    assert len([one for one in fake.asked if "/repositories/" in one]) == 10
+
+
 async def test_files_are_read_only_after_a_push(sync, fake, shop, projects):
     await sync()
     assert read(fake) == ["/repos/acme/shop/contents/.project-spec.yaml", "/repos/acme/shop/readme"]
@@ -288,6 +345,40 @@ async def test_what_was_not_read_in_time_is_read_by_the_next_run(
     assert "projects are still to be read" in caplog.text
 
 
+async def test_a_slow_run_does_not_undo_what_a_later_one_has_written(
+    sync, fake, shop, projects, rota, tenant
+):
+    fake.add("tools", pushed_at=None)
+    await sync()
+    arrived, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(request):
+        if request.path == "/repositories/1002":  # it has its list by then
+            arrived.set()
+            await released.wait()
+
+    tools = fake.remove("tools")
+    fake.before(hold)
+    slow = asyncio.create_task(sync())
+    await arrived.wait()
+    fake.before(lambda request: None)
+    fake.repositories.append(tools)
+    shop.update(name="store", full_name="acme/store")
+    await sync()
+    async with rota.of(tenant) as mine:
+        remembered = await mine.get("checkpoints", "github_sync/127.0.0.1:acme")
+        released.set()
+        with pytest.raises(LaterList, match=r"later list of 127\.0\.0\.1:acme was written"):
+            await slow
+        assert await mine.get("checkpoints", "github_sync/127.0.0.1:acme") == remembered
+
+    found = await projects()
+    assert {name: one["status"] for name, one in found.items()} == {
+        "store": "active",
+        "tools": "active",
+    }
+
+
 async def test_what_does_not_fit_is_named_and_its_project_is_not_missing(
     sync, fake, shop, projects, caplog
 ):
@@ -300,6 +391,17 @@ async def test_what_does_not_fit_is_named_and_its_project_is_not_missing(
     assert (await projects())["odd"]["status"] == "active"
     assert (counts["unfit"], counts.get("missing")) == (1, None)
     assert "'acme/odd' is left out, it does not fit: visibility" in caplog.text
+
+
+async def test_of_many_that_do_not_fit_some_are_named_and_the_others_counted(sync, fake, caplog):
+    for number in range(30):
+        fake.add(f"r-{number}", visibility="odd")
+
+    counts = await sync()
+
+    assert counts["unfit"] == 30
+    assert caplog.text.count("does not fit") == 20
+    assert "and 10 more such lines" in caplog.text
 
 
 async def test_an_entry_without_an_id_keeps_everything_from_being_missing(
@@ -352,14 +454,30 @@ async def test_a_rate_limit_in_the_middle_is_waited_out(sync, fake, clock, proje
     assert clock.sleeps == [501]
 
 
-async def test_nothing_that_is_logged_holds_the_token(sync, fake, shop, caplog):
-    caplog.set_level(logging.DEBUG)
-    fake.fail("repos", BROKEN)
+async def test_nothing_that_is_logged_holds_the_token(sync, fake, shop, caplog, projects):
+    # Below that, the HTTP client tells each header.
+    caplog.set_level(logging.INFO)
+    fake.fail(
+        "repos",
+        Answer(502, {"message": f"upstream refused {TOKEN}"}),
+        Answer(503, {"message": "Busy"}, headers={f"X {TOKEN}": "no header"}),
+        Answer(503, headers={"Retry-After": TOKEN, "Date": TOKEN}),
+    )
+    fake.add(f"r-{TOKEN}", pushed_at=None)
+    fake.add("odd", full_name=f"{'x' * 85}{TOKEN}")
+    fake.add("branch", default_branch=TOKEN)
+    fake.files["acme/branch", ".project-spec.yaml"] = f"{TOKEN}: !!binary x".encode()
+    moved = Answer(301, {"message": TOKEN}, headers={"Location": f"/{TOKEN}"})
+    fake.fail("shop/contents", moved)
 
     await sync()
 
-    assert "trying again" in caplog.text
+    assert caplog.text.count("trying again") == 3
+    assert "does not fit" in caplog.text
+    assert "files of shop were not read" in caplog.text
     assert TOKEN not in caplog.text
+    assert TOKEN[:12] not in caplog.text
+    assert TOKEN not in str(await projects())
 
 
 TEXT = st.text(max_size=300) | st.text("ab\0\ud800/ ", max_size=20) | st.none()

@@ -1,3 +1,5 @@
+from datetime import UTC, datetime, timedelta
+
 import httpx
 import pytest
 from prefect import get_client
@@ -65,6 +67,27 @@ async def test_a_run_of_a_definition_that_is_tried_again_counts_once(
     async with get_client() as client:
         ended = await client.read_flow_run(run.id)
     assert ended.state.message == "1 repository in 127.0.0.1:acme: 1 missing; 1 request."
+
+
+async def test_a_run_whose_list_is_older_than_what_is_written_ends_well_and_leaves_it(
+    filled_in, tenant, fake, rota, projects
+):
+    fake.add("shop", pushed_at=None)
+    async with rota.of(tenant) as mine:
+        later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+        # Sent while this run reads its list, as another one would.
+        body = {"source": "127.0.0.1:acme", "projects": [], "listed_at": later}
+
+        async def send(request):
+            await mine.put("projects", body=body)
+
+        fake.before(send)
+        parameters = {"service": filled_in, "records": filled_in, "tenant": tenant}
+        ended = await github_sync(**parameters, return_state=True)
+
+    assert await projects() == {}
+    assert ended.is_completed()
+    assert ended.message.startswith("A later list of 127.0.0.1:acme was written meanwhile")
 
 
 async def test_a_refusal_fails_the_run_and_shows_no_secret(filled_in, tenant, fake, prefect_server):

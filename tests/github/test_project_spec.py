@@ -44,6 +44,11 @@ note:
         (b"[" * 60_000, "more than 32 levels"),
         (b"a: " + b"x" * MAX_SPEC_BYTES, "65,539 bytes; at most 65,536"),
         (b"a: 2024-13-45", "number or a date"),
+        (b"a: !!bool foo", "number or a date"),
+        (b"a: !!int ''", "number or a date"),
+        (b"a: !!float ''", "number or a date"),
+        (b"a: !!timestamp foo", "number or a date"),
+        (b"a: !!float " + b":".join([b"1"] * 400), "number or a date"),
         (b"a: " + b"9" * 5000, "number or a date|of a kind"),
         (b"a: {b: [0, 99999999999999999999]}", r"`a.b\[1\]` is of a kind"),
         (b"a: .nan", "`a` is of a kind"),
@@ -59,8 +64,14 @@ def test_a_bad_spec_is_told_with_what_is_wrong(content, said):
         read_spec(content)
 
 
+TAGS = [f"!!{tag} " for tag in "bool int float timestamp binary null set omap map seq str".split()]
+PARTS = st.sampled_from([*TAGS, "a: ", "- ", "''", "foo", "1:1", "2024-01-01"])
+
+
 @given(
-    st.binary(max_size=200) | st.text("[]{}:,-*&!?|>'\"\n a1.\\%@`", max_size=200).map(str.encode)
+    st.binary(max_size=200)
+    | st.text("[]{}:,-*&!?|>'\"\n a1.\\%@`", max_size=200).map(str.encode)
+    | st.lists(PARTS | st.text("[]{}:, \n", max_size=2), max_size=12).map("".join).map(str.encode)
 )
 @settings(max_examples=300, deadline=None)
 def test_whatever_the_file_holds_it_is_read_or_refused(content):

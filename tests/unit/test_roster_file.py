@@ -268,6 +268,10 @@ def test_everything_that_is_wrong_is_said_at_once():
         (b"- " * 50_000, "it is nested too deep"),
         (b"? " * 50_000, "it is nested too deep"),
         (b"x: " + b"9" * 5000, "Exceeds the limit"),
+        (b"x: !!bool foo", "a tag such as !!int stands before a value that it does not fit"),
+        (b"x: !!float ''", "a tag such as !!int stands before a value that it does not fit"),
+        (b"x: !!timestamp foo", "a tag such as !!int stands before a value that it does not fit"),
+        (b"x: !!float " + b":".join([b"1"] * 400), "a tag such as !!int stands before a value"),
         (b" " * (LARGEST + 1), "it is larger than 5 MiB; split it"),
     ],
 )

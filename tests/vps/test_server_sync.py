@@ -1,5 +1,6 @@
 """The duty, with a provider on loopback, against the API that it writes to."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 
@@ -14,7 +15,8 @@ from blocks.records import Records
 from blocks.time4vps import Time4VPS
 from blocks.vps import Listing, ProviderRefused, ProviderUnavailable, Server, VPSProvider
 from flows.blocks_by_name import MissingBlock
-from flows.server_sync import MassChange, server_sync
+from flows.lists import MassChange
+from flows.server_sync import server_sync
 from flows.tenancy import NoTenant
 from tests.prefect.conftest import Deployed
 from tests.vps.fake_time4vps import BROKEN, NOT_ALLOWED, PASSWORD, USERNAME, Answer
@@ -180,6 +182,32 @@ async def test_an_empty_list_where_many_servers_were_is_held_back_unless_allowed
     assert set((await rota.status()).values()) == {"missing"}
 
 
+async def test_a_slow_run_does_not_undo_what_a_later_one_has_written(account, rota, log):
+    account.add(7)
+    await sync(7, 8)
+    gate = account.gate = asyncio.Event()
+    slow = asyncio.create_task(sync(7, 8, return_state=True))
+    while not account.waiting:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.01)
+    # It has its list by now, and waits for the details.
+    account.gate = None
+    account.add(8)
+    await sync(7, 8)
+    async with (await rota.records()).of("acme") as mine:
+        await mine.post("servers", "provisioning", body={})
+    gate.set()
+    ended = await slow
+
+    assert await rota.status() == {"vps-7": "pending_setup", "vps-8": "pending_setup"}
+    live = "select handle from servers where provisioning_request is not null order by 1"
+    assert [one["handle"] for one in await rota.rows(live)] == ["vps-7", "vps-8"]
+    assert ended.is_completed()
+    assert ended.message.startswith("A later list of time4vps was written meanwhile")
+    assert ended.message in log.text
+    assert "server_missing" not in str(await rota.rows("select kind from notices"))
+    assert await rota.incidents() == []
+
+
 async def test_details_that_fail_are_named_and_the_list_is_written(account, rota, log):
     account.add(7)
     await sync(7)
@@ -208,6 +236,45 @@ async def test_a_known_server_of_which_the_list_says_nonsense_is_not_missing(acc
     assert await rota.status() == {"vps-7": "pending_setup", "vps-9": "missing"}
     assert (counts["unfit"], counts["gone"]) == (2, 1)
     assert "Server 7 is left as it is" in log.text
+
+
+async def test_of_many_entries_of_no_use_some_are_named_and_the_others_counted(account, rota, log):
+    account.listed = [{"id": number, "ip": ""} for number in range(1, 31)] + [None] * 30
+
+    counts = await sync()
+
+    assert (counts["unfit"], counts["unreadable"]) == (30, 30)
+    assert log.text.count("is left as it is") == log.text.count("an unreadable entry") == 20
+    assert log.text.count("and 10 more such lines") == 2
+
+
+async def test_servers_that_fit_into_no_one_call_are_written_in_several(account, rota, log):
+    addresses = [
+        f"2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}" for number in range(0x1000, 0x1063)
+    ]
+    servers = [
+        Server(provider_id=str(n), public_ip=f"2001:db8::{n:x}", host="a", addresses=(*addresses,))
+        for n in range(2400)
+    ]
+
+    class LargeVPS(VPSProvider):
+        """Has many servers of many addresses."""
+
+        _block_type_slug = "large-vps"
+
+        async def servers(self, *, backoff: Backoff = BACKOFF) -> Listing:
+            return Listing((*servers,))
+
+    await LargeVPS(provider="large").asave("mine", overwrite=True)
+
+    # Together they have more bytes than the API takes.
+    counts = await sync(service="large-vps/mine")
+    del servers[1000:]
+    in_one = await sync(service="large-vps/mine", allow_mass_change=True)
+
+    assert (counts["created"], counts["gone"]) == (2400, 0)
+    assert "need more than one call" in log.text
+    assert (in_one["unchanged"], in_one["gone"]) == (1000, 1400)
 
 
 async def test_nothing_is_missing_while_an_entry_has_no_id(account, rota, log):

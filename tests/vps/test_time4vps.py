@@ -1,12 +1,18 @@
 """The block of Time4VPS, against its API as documented."""
 
 import asyncio
+import time
+from datetime import UTC, datetime
 
+import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import ValidationError
 
+from blocks.outgoing import retry_after, told_time
 from blocks.time4vps import Time4VPS
 from blocks.vps import (
     ProviderAnswerUnusable,
@@ -139,6 +145,51 @@ async def test_a_retry_after_is_kept_to(account, block, clock):
     assert clock.sleeps == [17]
 
 
+ODD_DATE = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+ODD = st.sampled_from(
+    [
+        ODD_DATE,
+        "1e400",
+        "-1",
+        "9" * 400,
+        "\u0661\u0662",
+        "Infinity",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+    ]
+)
+DATES = st.builds(
+    "{}, {} {} {} {}:{}:{} {}".format,
+    st.sampled_from(["Mon", "", "99"]),
+    *[st.integers(-(10**20), 10**20) | st.integers(0, 40)],
+    st.sampled_from(["Jan", "Feb", "13", ""]),
+    st.integers(-(10**25), 10**25) | st.integers(0, 9999),
+    *[st.integers(-99, 99) | st.integers(0, 10**12) for _ in range(3)],
+    st.sampled_from(["GMT", "+0000", "-2359", "+9999", "-9999999999999", "EST", ""]),
+)
+
+
+@given(ODD | DATES | st.text(max_size=30), ODD | DATES | st.none())
+@settings(deadline=None, max_examples=300)
+def test_whatever_stands_in_retry_after_is_a_wait_or_nothing(value, date):
+    headers = [("Retry-After", value.encode("utf-8", "surrogatepass"))]
+    headers += [("Date", date.encode())] if date else []
+    at = datetime(2026, 3, 1, 8, tzinfo=UTC)
+
+    wait = retry_after(httpx.Headers(headers), at)
+
+    assert wait is None or wait >= 0
+    assert told_time(httpx.Headers(headers), at).utcoffset() is not None
+
+
+@pytest.mark.parametrize("asked", [ODD_DATE, "1e400", "-17", "soon"])
+async def test_a_retry_after_that_says_nothing_is_none(account, block, clock, asked):
+    account.fail(Answer(503, headers={"Retry-After": asked}), Answer(body=[]))
+
+    await block().servers(backoff=clock.backoff)
+
+    assert clock.sleeps == [1]
+
+
 async def test_it_gives_up_at_its_deadline(account, block, clock):
     account.fail(BROKEN)
 
@@ -208,6 +259,56 @@ async def test_a_name_that_is_none_of_a_host_gives_way_to_the_address(account, b
     [server] = (await block().servers()).servers
 
     assert server.host == "192.0.2.7"
+
+
+async def test_a_list_of_more_entries_than_anybody_has_servers_is_no_list(account, block):
+    account.listed = [0] * 10_001
+
+    with pytest.raises(ProviderAnswerUnusable, match="10,001 entries; at most 10,000"):
+        await block().servers()
+
+
+async def test_details_are_asked_for_by_eight_tasks_however_many_servers_there_are(account, block):
+    account.listed = [{"id": number, "ip": "192.0.2.1"} for number in range(1, 5001)]
+    account.gate = asyncio.Event()
+    before = len(asyncio.all_tasks())
+
+    reading = asyncio.create_task(block().servers())
+    while account.waiting < 8:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.01)
+    at_once = len(asyncio.all_tasks()) - before
+    reading.cancel()
+    account.gate.set()
+
+    # Each connection is a task of the account's.
+    assert at_once <= 1 + 2 * 8
+
+
+async def test_an_entry_that_repeats_the_login_or_is_long_is_told_without_it(account, block):
+    account.listed = [
+        {"id": 1, "ip": PASSWORD},
+        {"id": 2, "ip": "9" * 3_000_000},
+        {"id": f"{USERNAME} {PASSWORD}"},
+        {"id": 3, "ip": "192.0.2.3"},
+    ]
+    account.fail(Answer(body={"additional_ip": [PASSWORD, "9" * 3_000_000]}), at="/server/3")
+
+    listing = await block().servers()
+
+    told = [*listing.unfit.values(), *listing.unreadable, *listing.without_details.values()]
+    assert [len(one) <= 254 for one in told] == [True] * 4
+    assert PASSWORD not in str(told)
+    assert USERNAME not in str(told)
+    assert listing.unfit["1"] == "ip: Value error, It is no address of IPv4 or IPv6."
+
+
+async def test_a_long_error_that_nearly_repeats_the_password_is_told_soon(account, block):
+    account.fail(Answer(403, PASSWORD[:-1] * (1 << 18)))
+    began = time.monotonic()
+
+    with pytest.raises(ProviderRefused):
+        await block().servers()
+    assert time.monotonic() - began < 3
 
 
 async def test_one_server_listed_twice_is_one(account, block):

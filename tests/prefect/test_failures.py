@@ -80,8 +80,9 @@ async def test_an_apply_that_fails_at_any_call_is_made_good_by_the_next(house, p
     calls = len(proxy.calls)
     assert {call.method for call in proxy.calls} == {"POST", "PATCH", "DELETE"}
 
-    impatient = {PREFECT_API_URL: proxy.address, PREFECT_API_REQUEST_TIMEOUT: 1}
-    with temporary_settings(updates=impatient):
+    seconds = 1 if fault == "nothing" else 20  # only who waits for nothing has to be impatient
+    updates = {PREFECT_API_URL: proxy.address, PREFECT_API_REQUEST_TIMEOUT: seconds}
+    with temporary_settings(updates=updates):
         async with Gateway.connect() as gateway:
             await gateway.work_pools()
             disturbed = Reconciler(house.engine, gateway, house.reconciler.settings)

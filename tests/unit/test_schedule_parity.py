@@ -197,6 +197,10 @@ class TestAcceptance:
             CronSchedule(cron="0 3 * * *", timezone=zone)
 
 
+def nearest_second(at: datetime) -> datetime:
+    return (at + timedelta(milliseconds=1)).replace(microsecond=0)
+
+
 @st.composite
 def moments(draw: st.DrawFn, zone: str) -> datetime:
     """Draw an instant, often one shortly before or after a change of clocks."""
@@ -226,7 +230,8 @@ class TestCron:
         ours = schedule.occurrences(start - TICK, 60)
         assert ours == sorted(set(ours))
         theirs = asked(CronSchedule(**schedule.to_prefect()), start, 60)
-        theirs = [at for at in theirs if at >= start]
+        # Prefect counts in floating point, which loses microseconds in centuries to come.
+        theirs = [nearest_second(at) for at in theirs if at >= start]
         if not moves_forward():
             place = ZoneInfo(zone)
             ours = [at for at in ours if not in_gap_window(place, at)]

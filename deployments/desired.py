@@ -12,7 +12,15 @@ import orjson
 
 from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
-from deployments.spec import POLICIES, DeploymentSpec, environment, owner_tag, schedule_of
+from deployments.spec import (
+    POLICIES,
+    RUN_JOB,
+    DeploymentSpec,
+    environment,
+    jobs_queue,
+    owner_tag,
+    schedule_of,
+)
 
 if TYPE_CHECKING:
     from deployments.duties import Duty
@@ -132,7 +140,7 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
         overlap=OVERLAP[definition.overlap],
         tags=(owner_tag(rules.instance), *_tags(definition)),
         work_pool=pool,
-        work_queue=definition.tenant,
+        work_queue=jobs_queue(definition.tenant) if duty.name == RUN_JOB else definition.tenant,
         job_variables=_job_variables(definition),
     )
     changes_at = _changes_at(definition, schedule, at)

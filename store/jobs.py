@@ -20,6 +20,8 @@ from store.writing import writing
 NAME = "jobs"
 """The name of the definition that a tenant's jobs run by."""
 
+DUTY = "run_job"
+
 LIMIT_KEY = "max_concurrent_jobs"
 DEFAULT_LIMIT = 2
 
@@ -110,9 +112,7 @@ async def create(
         raise NoResultFound
 
 
-async def cancel(
-    engine: AsyncEngine, tenant: str, key: str, who: str | None = None
-) -> Job | None:
+async def cancel(engine: AsyncEngine, tenant: str, key: str, who: str | None = None) -> Job | None:
     """Cancel a job: at once if it is queued, else as soon as its worker has ended it.
 
     One that has ended stays as it is.
@@ -125,9 +125,7 @@ async def cancel(
         return job
 
 
-async def requeue(
-    engine: AsyncEngine, tenant: str, key: str, who: str | None = None
-) -> Job | None:
+async def requeue(engine: AsyncEngine, tenant: str, key: str, who: str | None = None) -> Job | None:
     """Queue a job that has ended once more; one that is queued stays as it is.
 
     Raises:
@@ -272,11 +270,13 @@ async def finish(
 
 
 def close(job: Job, status: str) -> None:
-    """End a job."""
-    job.status, job.watched = status, False
-    job.finished_at = func.clock_timestamp()
-    if job.started_at is not None:
-        job.last_run = job.finished_at
+    """End a job, unless it has ended; its run is not looked at any more."""
+    job.watched = False
+    if job.status in ("queued", "running"):
+        job.status, now = status, func.clock_timestamp()
+        job.finished_at = now
+        if job.started_at is not None:
+            job.last_run = now
 
 
 def again(job: Job) -> None:
@@ -333,7 +333,7 @@ async def _limit(session: AsyncSession, tenant: str) -> int:
 
 def definition_of(tenant: Any) -> ColumnElement[bool]:
     """Return the condition of the definition that a tenant's jobs run by."""
-    return and_(Definition.tenant == tenant, Definition.name == NAME)
+    return and_(Definition.tenant == tenant, Definition.name == NAME, Definition.duty == DUTY)
 
 
 def is_going() -> ColumnElement[bool]:
@@ -350,9 +350,7 @@ def is_going() -> ColumnElement[bool]:
     )
 
 
-async def _find(
-    session: AsyncSession, tenant: str, key: str, *, lock: bool = False
-) -> Job | None:
+async def _find(session: AsyncSession, tenant: str, key: str, *, lock: bool = False) -> Job | None:
     found = select(Job).where(Job.tenant == tenant)
     if lock:
         found = found.with_for_update()

@@ -80,7 +80,7 @@ class Shop:
     ) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not condition(await self.row(name)):
+                while not condition(await self.row(name)):  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
                 return
         logs = "\n".join(worker.text()[-3000:] for worker in self.yard.workers)
@@ -89,7 +89,7 @@ class Shop:
     async def drained(self, seconds: float) -> None:
         """Waits until no job is queued or running."""
         async with asyncio.timeout(seconds):
-            while await self.count(LIVE):
+            while await self.count(LIVE):  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.1)
 
     # those who carry them out

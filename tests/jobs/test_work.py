@@ -27,5 +27,5 @@ async def test_a_row_by_plain_sql_is_run_and_tells_how_it_ended(shop):
     run = await shop.run_of("second")
     assert run["state"]["message"] == "The job 'second' has failed: exit code 3: bad"
     async with asyncio.timeout(20):
-        while "bad" not in await shop.log_of("second"):
+        while "bad" not in await shop.log_of("second"):  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.2)

@@ -221,6 +221,8 @@ create trigger rota_audit_truncated after truncate on jobs
     for each statement execute function rota_audit_truncate('job');
 create trigger rota_audit_written after insert or delete or update on settings
     for each row execute function rota_audit('setting', '{{updated_at}}');
+create trigger rota_audit_truncated after truncate on settings
+    for each statement execute function rota_audit_truncate('setting');
 """
 
 

@@ -13,6 +13,7 @@ import orjson
 from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
 from deployments.spec import (
+    ALLOW_COMMANDS,
     POLICIES,
     RUN_JOB,
     DeploymentSpec,
@@ -348,7 +349,8 @@ def _job_variables(definition: Definition) -> dict[str, Any]:
     own = {} if own is None else own
     if not isinstance(own, Mapping):
         raise Problem(f"job_variables.env: {_short(own)} is no object; write names and values")
-    others = {name: value for name, value in own.items() if name not in POLICIES}
+    reserved = (*POLICIES, ALLOW_COMMANDS)
+    others = {name: value for name, value in own.items() if name not in reserved}
     variables["env"] = others | environment(
         definition.retries, definition.retry_delay_seconds, definition.timeout_seconds
     )

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -22,7 +23,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deployments.gateway import Gateway, PrefectRefused
+from deployments.gateway import Gateway, PrefectRefused, PrefectUnavailable
 from deployments.spec import jobs_queue
 from store import dispatch, jobs
 from store.dispatch import Lane, Seen, Waiting
@@ -35,6 +36,10 @@ AHEAD = 50
 """Queued jobs that have a run beyond those that may run. With all of them, every poll of a worker
 would read its way through them to what else is due."""
 
+EACH, AT_ONCE = 20, 40
+"""Runs that are made in one step: for one tenant, and in all. Limits and cancellations, which are
+looked at in between, are not to wait for long."""
+
 STEP = timedelta(days=30)
 """How much earlier a run is due for each step of its job's priority: Prefect starts what is due
 first. One that has waited so long comes before newer ones of the next priority."""
@@ -44,6 +49,9 @@ SETTLE_SECONDS = 2.0
 
 QUEUES_SECONDS = 30.0
 """Seconds for which queues are taken to be as they were set."""
+
+LIVE_SECONDS, IDLE_SECONDS = 1.0, 3.0
+"""Until the next look if nobody says that there is something: with jobs, and without."""
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -57,9 +65,10 @@ class Dispatcher:
         self._settings = settings
         self._queues: dict[tuple[str, str], tuple[int, bool]] = {}
         self._read_at = self._settled_at = float("-inf")
+        self._turn = 0
 
-    async def step(self) -> bool:
-        """Do what is to be done now; return whether there is work that will need another step.
+    async def step(self) -> float:
+        """Do what is to be done now; return in how many seconds to look again at the latest.
 
         Raises:
             deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
@@ -67,10 +76,11 @@ class Dispatcher:
         lanes = await dispatch.lanes(self._engine)
         await self._set_queues(lanes)
         await self._cancel()
-        for lane in lanes:
-            await self._make_runs(lane)
+        more = await self._make_runs(lanes)
         await self._settle()
-        return bool(lanes)
+        if more:
+            return 0.0
+        return LIVE_SECONDS if lanes else IDLE_SECONDS
 
     # -- queues
 
@@ -94,30 +104,41 @@ class Dispatcher:
             # Those that are not there come with their deployment.
             if key in self._queues and self._queues[key] != (limit, paused):
                 body = {"concurrency_limit": limit, "is_paused": paused}
-                await self._gateway.change_queue(*key, body)
-                self._queues[key] = (limit, paused)
+                with _one_s_own(f"the queue {key[1]}"):
+                    await self._gateway.change_queue(*key, body)
+                    self._queues[key] = (limit, paused)
 
     def _pool(self, lane: Lane) -> str:
         return lane.work_pool or self._settings.work_pool
 
     # -- runs
 
-    async def _make_runs(self, lane: Lane) -> None:
-        if lane.deployment_id is None or not lane.open:
-            return
-        if (self._pool(lane), jobs_queue(lane.tenant)) not in self._queues:
-            return  # it would be started without a limit, and wait for its turn in a worker
-        waiting = await dispatch.without_run(self._engine, lane.tenant, lane.limit + AHEAD)
+    async def _make_runs(self, lanes: list[Lane]) -> bool:
+        """Give some of the first in line their runs; return whether others still have none."""
+        chosen: list[tuple[Lane, Waiting]] = []
+        more = False
+        self._turn += 1  # with another tenant first each time
+        first = self._turn % max(len(lanes), 1)
+        for lane in [*lanes[first:], *lanes[:first]]:
+            # Without its queue, it would be started without a limit, and wait in a worker.
+            known = (self._pool(lane), jobs_queue(lane.tenant)) in self._queues
+            if lane.deployment_id is None or not lane.open or not known:
+                continue
+            waiting = await dispatch.without_run(self._engine, lane.tenant, lane.limit + AHEAD)
+            room = min(EACH, AT_ONCE - len(chosen))
+            chosen += [(lane, job) for job in waiting[:room]]
+            more = more or len(waiting) > room
         turns = asyncio.Semaphore(self._settings.concurrency)
 
-        async def make(job: Waiting) -> None:
+        async def make(lane: Lane, job: Waiting) -> bool:
             async with turns:
-                await self._make_run(str(lane.deployment_id), job)
+                return await self._make_run(str(lane.deployment_id), job)
 
-        await asyncio.gather(*map(make, waiting))
+        made = await asyncio.gather(*(make(lane, job) for lane, job in chosen))
+        return more and any(made)
 
-    async def _make_run(self, deployment_id: str, job: Waiting) -> None:
-        try:
+    async def _make_run(self, deployment_id: str, job: Waiting) -> bool:
+        with _one_s_own(f"the job {job.name!r}"):
             made = await self._gateway.create_run(
                 deployment_id,
                 {"job": str(job.id), "attempt": job.attempt},
@@ -125,11 +146,9 @@ class Dispatcher:
                 _due(job.queued_at, job.priority),
                 name=job.name,
             )
-        except PrefectRefused as refused:
-            if refused.status != 404:  # the deployment is gone, and comes again with a sweep
-                logger.warning("The job %s gets no run: %s", job.name, refused)
-            return
-        await dispatch.give_run(self._engine, job, UUID(made["id"]))
+            await dispatch.give_run(self._engine, job, UUID(made["id"]))
+            return True
+        return False
 
     # -- what became of them
 
@@ -167,7 +186,8 @@ class Dispatcher:
         state = run["state_type"] if run is not None else "GONE"
         if seen.to_cancel and state not in (*FINAL, "GONE"):
             if state != "CANCELLING":
-                await self._gateway.cancel_run(str(seen.run_id))
+                with _one_s_own(f"the run {seen.run_id}"):
+                    await self._gateway.cancel_run(str(seen.run_id))
             return
         if state in (*FINAL, "GONE") or (state == "SCHEDULED" and seen.status == "running"):
             async with dispatch.unchanged(self._engine, seen) as job:
@@ -190,6 +210,25 @@ def _settle(job: Job, seen: Seen, state: str, run: dict[str, Any] | None) -> Non
         jobs.close(job, "failed")
     elif jobs.lose(job, f"its run ended as {state.lower()} without reporting it"):
         jobs.again(job)
+
+
+@contextmanager
+def _one_s_own(what: str) -> Iterator[None]:
+    """Let what Prefect refuses for one thing's own reasons not hold up the others."""
+    try:
+        yield
+    except PrefectRefused as refused:
+        # What is gone comes again with a sweep, or is gone for good.
+        logger.log(
+            logging.DEBUG if refused.status == 404 else logging.WARNING, _SAID, what, refused
+        )
+    except PrefectUnavailable as error:
+        if error.away:
+            raise
+        logger.warning(_SAID, what, error)
+
+
+_SAID = "Jobs: %s: %s"
 
 
 def _due(queued_at: datetime, priority: int) -> datetime:

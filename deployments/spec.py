@@ -13,6 +13,8 @@ import orjson
 
 RUN_JOB = "run_job"
 """The duty that runs jobs."""
+ALLOW_COMMANDS = "ROTA_ALLOW_COMMANDS"
+"""The variable by which who starts a worker lets it run them; no row may set it."""
 
 SCHEDULE_SLUG = "definition"
 """The slug of the one schedule; Prefect keeps a schedule's id for as long as its slug stays."""

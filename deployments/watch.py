@@ -302,10 +302,10 @@ class Watch:
     async def _dispatch(self, held: Lead) -> None:
         """Give jobs their runs, and see what becomes of those."""
         held.jobs.clear()
-        more = await self.dispatcher.step()
+        seconds = await self.dispatcher.step()
         await asyncio.sleep(JOBS_SECONDS)  # what comes at once is dealt with at once
         with suppress(TimeoutError):
-            await asyncio.wait_for(held.jobs.wait(), NAP_SECONDS if more else FOLLOW_SECONDS)
+            await asyncio.wait_for(held.jobs.wait(), seconds)
 
     async def _tell(self) -> None:
         """Let the rows know what has run, and what runs next."""

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from deployments import jobs
+from deployments.gateway import PrefectRefused
 from store import jobs as stored
 
 
@@ -93,6 +94,51 @@ async def test_only_the_first_in_line_have_runs_and_who_comes_first_has_one_at_o
     assert names == {"j1", "j2", "j3"}
 
 
+async def test_a_tenant_with_many_jobs_leaves_room_for_another(shop, monkeypatch):
+    monkeypatch.setattr(jobs, "EACH", 2)
+    monkeypatch.setattr(jobs, "AT_ONCE", 3)
+    for number in range(4):
+        await shop.queue(f"j{number}")
+    other = f"{shop.tenant}-b"
+    await shop.rota.add_tenant(other)
+    await shop.sql.execute(
+        "insert into jobs (tenant, name, command) values ($1, 'k0', 'true'), ($1, 'k1', 'true')",
+        other,
+    )
+    dispatcher = await ready(shop)
+
+    async def with_run() -> list[int]:
+        rows = await shop.sql.fetch(
+            "select tenant, count(run_id) as runs from jobs group by tenant order by tenant"
+        )
+        return [row["runs"] for row in rows]
+
+    assert await dispatcher.step() == 0
+    assert sorted(await with_run()) == [1, 2]
+    assert await dispatcher.step() == 0
+    assert min(await with_run()) >= 2
+    await dispatcher.step()
+    assert await dispatcher.step() == jobs.LIVE_SECONDS
+    assert await with_run() == [4, 2]
+
+
+async def test_what_prefect_refuses_for_one_job_does_not_hold_up_the_others(shop, monkeypatch):
+    for name in ("bad", "good"):
+        await shop.queue(name)
+    dispatcher = await ready(shop)
+    create = shop.gateway.create_run
+
+    async def refuse_one(*said: Any, name: str, **options: Any) -> Any:
+        if name == "bad":
+            raise PrefectRefused(422, "not this one")
+        return await create(*said, name=name, **options)
+
+    monkeypatch.setattr(shop.gateway, "create_run", refuse_one)
+    await dispatcher.step()
+
+    assert [run["name"] for run in await shop.runs()] == ["good"]
+
+
 async def test_the_queue_of_jobs_has_the_limit_and_the_tenant_s_own_has_none(shop):
     await shop.queue("one")
     await shop.sql.execute(
@@ -160,12 +206,12 @@ async def test_held_jobs_get_no_runs_until_they_may(shop):
 async def test_a_job_before_its_deployment_waits_for_it(shop):
     await shop.queue("one")
 
-    assert await shop.dispatcher().step() is True
+    assert await shop.dispatcher().step() == jobs.LIVE_SECONDS
     assert (await shop.row("one"))["run_id"] is None
 
 
 async def test_nothing_is_asked_of_prefect_where_nothing_is_queued(shop):
-    assert await shop.dispatcher().step() is False
+    assert await shop.dispatcher().step() == jobs.IDLE_SECONDS
 
 
 async def test_a_job_cancelled_in_the_table_is_cancelled_in_prefect(shop):

@@ -177,6 +177,15 @@ class Benchmark:
                 most == limit,
             )
 
+        beyond = first_beyond(spans, low, raised.timestamp()) - raised.timestamp()
+        self.figures.add(
+            "from raising the limit to the first beginning beyond the old one",
+            f"{beyond:.1f} s",
+            f"at most {IN_FORCE_SECONDS:.0f} s",
+            beyond <= IN_FORCE_SECONDS,
+            {"seconds": beyond},
+        )
+
     async def _set_limit(self, limit: int) -> datetime:
         at: datetime = await self.sql.fetchval(
             "insert into settings (tenant, key, value) values ($1, 'max_concurrent_jobs', $2) "
@@ -226,14 +235,30 @@ def together(
     spans: Sequence[asyncpg.Record], since: float | None = None, until: float | None = None
 ) -> int:
     """Return how many spans were open at most, right after one had begun in this time."""
+    return max(
+        (
+            count
+            for at, count in _beginnings(spans)
+            if (since is None or at >= since) and (until is None or at < until)
+        ),
+        default=0,
+    )
+
+
+def first_beyond(spans: Sequence[asyncpg.Record], limit: int, since: float) -> float:
+    """Return when the first span began that made more than `limit` of them, from `since` on."""
+    return min(at for at, count in _beginnings(spans) if at >= since and count > limit)
+
+
+def _beginnings(spans: Sequence[asyncpg.Record]) -> Iterator[tuple[float, int]]:
+    """Yield when each span began, and how many were open then."""
     # Of one instant, an end counts before a beginning: it was written before.
     steps = sorted([(row["ended"], -1) for row in spans] + [(row["began"], 1) for row in spans])
-    count = most = 0
+    count = 0
     for at, step in steps:
         count += step
-        if step > 0 and (since is None or at >= since) and (until is None or at < until):
-            most = max(most, count)
-    return most
+        if step > 0:
+            yield at, count
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -36,7 +36,7 @@ AHEAD = 50
 """Queued jobs that have a run beyond those that may run. With all of them, every poll of a worker
 would read its way through them to what else is due."""
 
-EACH, AT_ONCE = 20, 40
+EACH, AT_ONCE = 10, 20
 """Runs that are made in one step: for one tenant, and in all. Limits and cancellations, which are
 looked at in between, are not to wait for long."""
 

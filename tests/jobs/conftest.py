@@ -128,6 +128,12 @@ class Shop:
         chosen = {"deployment_id": {"any_": [str(deployment)]}}
         return await self.gateway.runs_where(chosen, "NEXT_SCHEDULED_START_TIME_ASC", 200)
 
+    async def queue_limit(self) -> int | None:
+        """Reads how many of the jobs workers may take at once."""
+        [queue] = await self.gateway.queues_named([f"{self.tenant}.jobs"])
+        limit: int | None = queue["concurrency_limit"]
+        return limit
+
     async def run_of(self, name: str) -> dict[str, Any]:
         return await self.gateway.run(str((await self.row(name))["run_id"]))
 

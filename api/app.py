@@ -15,10 +15,12 @@ from api import (
     bulk,
     checkpoints,
     checks,
+    config,
     control,
     definitions,
     health,
     incidents,
+    jobs,
     notices,
     operations,
     previews,
@@ -51,6 +53,7 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 
 RECORDS = (projects, project_documents, search, checkpoints)
 FLEET = (servers, checks, provisioning, incidents, notices)
+WORK = (jobs, config)
 ROUTERS = (
     tenants,
     bulk,
@@ -62,6 +65,7 @@ ROUTERS = (
     audits,
     *RECORDS,
     *FLEET,
+    *WORK,
 )
 
 

@@ -36,7 +36,7 @@ class Write(BaseModel):
     operation: Literal["insert", "update", "delete", "truncate"] = Field(
         description="What was done", examples=["update"]
     )
-    kind: Literal["definition", "tenant", "token"] = Field(
+    kind: Literal["definition", "tenant", "token", "job", "setting"] = Field(
         description="What it was done to", examples=["definition"]
     )
     tenant: str | None = Field(description="Of which tenant", examples=["acme"])
@@ -66,11 +66,11 @@ async def list_audit(
         str | None, Query(max_length=63, description="Of this tenant", examples=["acme"])
     ] = None,
     kind: Annotated[
-        Literal["definition", "tenant", "token"] | None,
+        Literal["definition", "tenant", "token", "job", "setting"] | None,
         Query(description="Of what", examples=["definition"]),
     ] = None,
     name: Annotated[
-        str | None, Query(max_length=63, description="Of this name", examples=["nightly-sync"])
+        str | None, Query(max_length=255, description="Of this name", examples=["nightly-sync"])
     ] = None,
     who: Annotated[
         str | None, Query(max_length=63, description="By this caller", examples=["ci"])

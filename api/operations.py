@@ -16,7 +16,7 @@ from deployments import explain
 from deployments.entry import Strict
 from deployments.policy import POLICIES, Policy, sync
 from deployments.reconcile import Reconciler
-from store import changes, definitions, tenants
+from store import changes, definitions, jobs, tenants
 
 router = APIRouter(tags=["operations"])
 
@@ -106,6 +106,21 @@ class Stats(BaseModel):
         "tenant",
         examples=[0],
     )
+    jobs: dict[Literal["queued", "running", "completed", "failed", "cancelled", "total"], int] = (
+        Field(
+            description="Jobs in each status, and all of them",
+            examples=[
+                {
+                    "queued": 3,
+                    "running": 2,
+                    "completed": 40,
+                    "failed": 1,
+                    "cancelled": 0,
+                    "total": 46,
+                }
+            ],
+        )
+    )
 
 
 @router.get("/duties", response_model=Duties, responses=declared())
@@ -149,7 +164,7 @@ async def apply(
 
 @router.get("/stats", response_model=Stats, responses=declared())
 async def stats(request: Request, caller: Reader) -> Response:
-    """Count tenants and definitions."""
+    """Count tenants, definitions and jobs."""
     engine = state_of(request).engine
     own = caller.tenant
     states = await definitions.states(engine, own)
@@ -160,6 +175,7 @@ async def stats(request: Request, caller: Reader) -> Response:
             "definitions": sum(states.values()),
             "states": states,
             "waiting": await changes.waiting(engine) if own is None else None,
+            "jobs": await jobs.counts(engine, own),
         }
     )
 

@@ -12,7 +12,16 @@ import orjson
 
 from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
-from deployments.spec import POLICIES, DeploymentSpec, environment, owner_tag, schedule_of
+from deployments.spec import (
+    ALLOW_COMMANDS,
+    POLICIES,
+    RUN_JOB,
+    DeploymentSpec,
+    environment,
+    jobs_queue,
+    owner_tag,
+    schedule_of,
+)
 
 if TYPE_CHECKING:
     from deployments.duties import Duty
@@ -132,7 +141,7 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
         overlap=OVERLAP[definition.overlap],
         tags=(owner_tag(rules.instance), *_tags(definition)),
         work_pool=pool,
-        work_queue=definition.tenant,
+        work_queue=jobs_queue(definition.tenant) if duty.name == RUN_JOB else definition.tenant,
         job_variables=_job_variables(definition),
     )
     changes_at = _changes_at(definition, schedule, at)
@@ -340,7 +349,8 @@ def _job_variables(definition: Definition) -> dict[str, Any]:
     own = {} if own is None else own
     if not isinstance(own, Mapping):
         raise Problem(f"job_variables.env: {_short(own)} is no object; write names and values")
-    others = {name: value for name, value in own.items() if name not in POLICIES}
+    reserved = (*POLICIES, ALLOW_COMMANDS)
+    others = {name: value for name, value in own.items() if name not in reserved}
     variables["env"] = others | environment(
         definition.retries, definition.retry_delay_seconds, definition.timeout_seconds
     )

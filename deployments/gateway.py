@@ -219,10 +219,23 @@ class Gateway:
             found |= {queue["name"]: bool(queue["is_paused"]) for queue in page}
         return found
 
+    async def queues_named(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the work queues of these names, of whichever pool."""
+        found: list[dict[str, Any]] = []
+        for some in _batches(names, PAGE // 2):
+            body = {"work_queues": {"name": {"any_": list(some)}}}
+            async for page in self._pages("/work_queues/filter", body):
+                found += page
+        return found
+
+    async def change_queue(self, pool: str, queue: str, body: Mapping[str, Any]) -> None:
+        """Change only what `body` names of a work queue."""
+        path = f"/work_pools/{_quoted(pool)}/queues/{_quoted(queue)}"
+        await self._call("PATCH", path, body)
+
     async def pause_queue(self, pool: str, queue: str, paused: bool) -> None:
         """Stop a tenant's queue, or let it go on."""
-        path = f"/work_pools/{_quoted(pool)}/queues/{_quoted(queue)}"
-        await self._call("PATCH", path, {"is_paused": paused})
+        await self.change_queue(pool, queue, {"is_paused": paused})
 
     # -- runs
 
@@ -274,6 +287,7 @@ class Gateway:
         at: datetime | None = None,
         tags: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Make a run that is due at an instant, or now.
 
@@ -284,8 +298,11 @@ class Gateway:
             at: When it is due; None for now.
             tags: To be added to the deployment's.
             labels: Likewise.
+            name: What it is called; None for a name of Prefect's making.
         """
         body: dict[str, Any] = {"parameters": parameters, "tags": list(tags)}
+        if name:
+            body["name"] = name
         if labels:
             body["labels"] = dict(labels)
         if idempotency_key:
@@ -297,6 +314,15 @@ class Gateway:
             "POST", f"/deployments/{deployment_id}/create_flow_run", body
         )
         return created
+
+    async def cancel_run(self, run_id: str) -> None:
+        """Have a run cancelled: at once, or by the worker that it is on."""
+        body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        try:
+            await self._call("POST", f"/flow_runs/{run_id}/set_state", body)
+        except PrefectRefused as refused:
+            if refused.status != 404:  # gone is cancelled
+                raise
 
     async def scheduled(
         self, deployment_ids: Sequence[str], since: datetime

@@ -11,6 +11,11 @@ from uuid import UUID
 
 import orjson
 
+RUN_JOB = "run_job"
+"""The duty that runs jobs."""
+ALLOW_COMMANDS = "ROTA_ALLOW_COMMANDS"
+"""The variable by which who starts a worker lets it run them; no row may set it."""
+
 SCHEDULE_SLUG = "definition"
 """The slug of the one schedule; Prefect keeps a schedule's id for as long as its slug stays."""
 
@@ -47,7 +52,7 @@ class DeploymentSpec:
         name: `tenant.name`.
         schedules: The deployment's schedules; Rota makes one or none.
         overlap: Prefect's collision strategy, or None where runs may overlap.
-        work_queue: The tenant's slug.
+        work_queue: The tenant's slug, or the queue of its jobs.
     """
 
     definition_id: str
@@ -112,6 +117,11 @@ class Deployed:
 def owner_tag(instance: str) -> str:
     """Return the tag that marks the deployments of the database `instance`."""
     return f"rota:{instance}"
+
+
+def jobs_queue(tenant: str) -> str:
+    """Return the work queue of a tenant's jobs, which has their limit; no slug holds a dot."""
+    return f"{tenant}.jobs"
 
 
 def schedule_of(prefect: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deployments import explain
 from deployments.desired import build_for, next_run
 from deployments.gateway import Gateway, PrefectError
+from deployments.jobs import Dispatcher
 from deployments.policy import Policy, sync
 from deployments.reconcile import MANY, Reconciler, Report
 from deployments.schedule import InvalidSchedule
 from deployments.spec import owner_tag
-from store import changes, database, roster, status
+from store import changes, database, dispatch, roster, status
 from store.changes import Work
 from store.models import Definition
 from store.settings import Settings
@@ -49,6 +50,9 @@ STALE_SECONDS = 12.0
 POLL_SECONDS = 10.0
 """How often the notes are looked at although nothing was notified."""
 
+JOBS_SECONDS = 0.1
+"""The least that passes between two looks at the jobs."""
+
 NAP_SECONDS = 1.0
 LONGEST_NAP_SECONDS = 15.0
 
@@ -63,12 +67,18 @@ class Lead:
         self.connection = connection
         self.noted = asyncio.Event()
         self.heard = asyncio.Event()
+        self.jobs = asyncio.Event()
         self.gone = asyncio.Event()
 
     def wake(self, *_: object) -> None:
         """Say that there is something to do."""
         self.noted.set()
         self.heard.set()
+        self.jobs.set()
+
+    def wake_jobs(self, *_: object) -> None:
+        """Say that there is something to do about jobs."""
+        self.jobs.set()
 
     def lose(self, *_: object) -> None:
         """Say that the connection has ended."""
@@ -96,6 +106,7 @@ async def lead(address: URL, engine: AsyncEngine) -> AsyncIterator[Lead | None]:
             return
         held = Lead(connection)
         await connection.add_listener(changes.CHANNEL, held.wake)
+        await connection.add_listener(dispatch.CHANNEL, held.wake_jobs)
         connection.add_termination_listener(held.lose)
         await status.mark(engine, "watch", _self())
         yield held
@@ -142,6 +153,7 @@ class Watch:
         self.gateway = gateway
         self.settings = settings
         self.reconciler = Reconciler(engine, gateway, settings, policy)
+        self.dispatcher = Dispatcher(engine, gateway, settings)
         self._alarms: dict[UUID, tuple[str, str, datetime]] = {}
 
     async def run(self) -> None:
@@ -180,6 +192,7 @@ class Watch:
             _in_background(self._beat),
             _in_background(self._tell),
             _in_background(partial(self._heed, held)),
+            _in_background(partial(self._dispatch, held)),
         ):
             nap = NAP_SECONDS
             sweep_at = datetime.now(UTC)
@@ -285,6 +298,14 @@ class Watch:
             await asyncio.wait_for(held.heard.wait(), POLL_SECONDS)
         held.heard.clear()
         await self.reconciler.heed()
+
+    async def _dispatch(self, held: Lead) -> None:
+        """Give jobs their runs, and see what becomes of those."""
+        held.jobs.clear()
+        seconds = await self.dispatcher.step()
+        await asyncio.sleep(JOBS_SECONDS)  # what comes at once is dealt with at once
+        with suppress(TimeoutError):
+            await asyncio.wait_for(held.jobs.wait(), seconds)
 
     async def _tell(self) -> None:
         """Let the rows know what has run, and what runs next."""

@@ -19,7 +19,7 @@ class Wanted:
 
     Attributes:
         tenant: Of this tenant.
-        kind: `definition`, `tenant` or `token`.
+        kind: `definition`, `tenant`, `token`, `job` or `setting`.
         name: Of the definition or token of this name.
         who: By this caller.
         since: Written then, or later.

@@ -17,6 +17,7 @@ PROJECT = os.environ["ROTA_TEST_PROJECT"]
 REQUEST, INCIDENT = os.environ["ROTA_TEST_REQUEST"], os.environ["ROTA_TEST_INCIDENT"]
 
 DOOMED = {"provider": "doomed", "servers": [{"provider_id": "doomed", "handle": "doomed"}]}
+NAMES = ("nightly-sync", "nightly-export")
 BULK = "/api/v1/tenants/{tenant}/definitions"
 ONE = f"{BULK}/{{name}}"
 
@@ -53,13 +54,14 @@ def _to_what_is_there(case: Any, number: int) -> None:
     there = {"tenant": "acme", "name": "nightly-sync", "run_id": RUN}
     there |= {"project_id": PROJECT, "key": "position"}
     there |= {"handle": "vps-10482", "request_id": REQUEST, "incident_id": INCIDENT}
+    there |= {"job": "export"}
     given = case.path_parameters or {}
     # A run of what has no deployment yet would wait for it.
     if number % 4 or case.operation.path.endswith("/run"):
         given |= {name: there[name] for name in given if name in there}
     if isinstance(case.body, dict):
         _fitting(case.body, number)
-        if case.method == "POST" and case.body.get("name") == "nightly-sync" and number % 2:
+        if case.method == "POST" and case.body.get("name") in NAMES and number % 2:
             case.body["name"] = f"new-{number}"
 
 
@@ -86,6 +88,9 @@ def _away_from_what_stays(case: Any) -> None:
     if method == "DELETE" and "handle" in given:
         given["handle"] = "doomed"
         _admin("PUT", "/tenants/acme/servers", DOOMED)
+    if method == "DELETE" and "job" in given:
+        body = {"name": f"doomed-{next(_numbers)}", "command": "true"}
+        given["job"] = _admin("POST", "/tenants/acme/jobs", body).json()["id"]
     if method == "DELETE" and given == {"tenant": "globex"}:
         given["tenant"] = "acme"  # which has definitions
     if method == "PUT" and path == BULK and given.get("tenant") == "acme":
@@ -102,6 +107,8 @@ def _resumed(path: str) -> None:
     _suspended = path.endswith("/suspend")
 
 
-def _admin(method: str, path: str, body: Any = None) -> None:
+def _admin(method: str, path: str, body: Any = None) -> requests.Response:
     url = f"{os.environ['ROTA_TEST_URL']}/api/v1{path}"
-    requests.request(method, url, json=body, headers=ADMIN, timeout=30).raise_for_status()
+    answer = requests.request(method, url, json=body, headers=ADMIN, timeout=30)
+    answer.raise_for_status()
+    return answer

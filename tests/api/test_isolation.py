@@ -66,6 +66,16 @@ LEAST: dict[str, str | None] = {
     "GET /tenants/{tenant}/incidents/{incident_id}": "worker",
     "PATCH /tenants/{tenant}/incidents/{incident_id}": "worker",
     "POST /tenants/{tenant}/notices/claim": "worker",
+    "GET /tenants/{tenant}/jobs": "worker",
+    "POST /tenants/{tenant}/jobs": "editor",
+    "GET /tenants/{tenant}/jobs/{job}": "worker",
+    "DELETE /tenants/{tenant}/jobs/{job}": "editor",
+    "POST /tenants/{tenant}/jobs/{job}/cancel": "editor",
+    "POST /tenants/{tenant}/jobs/{job}/requeue": "editor",
+    "POST /tenants/{tenant}/jobs/{job}/start": "worker",
+    "POST /tenants/{tenant}/jobs/{job}/finish": "worker",
+    "GET /tenants/{tenant}/config": "viewer",
+    "PUT /tenants/{tenant}/config": "editor",
     "POST /preview": "worker",
     "GET /duties": "worker",
     "GET /plan": "viewer",
@@ -119,6 +129,17 @@ BODIES: dict[str, Any] = {
     "PUT /tenants/{tenant}/incidents": {"at": AT},
     "PATCH /tenants/{tenant}/incidents/{incident_id}": {"details": {}},
     "POST /tenants/{tenant}/notices/claim": {},
+    "POST /tenants/{tenant}/jobs": {"name": "another", "command": "true"},
+    "POST /tenants/{tenant}/jobs/{job}/start": {
+        "run_id": "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60",
+        "attempt": 1,
+        "execution": "e2b1c7de-6c0a-4a4e-8c3f-7f6f1f1c9a55",
+    },
+    "POST /tenants/{tenant}/jobs/{job}/finish": {
+        "execution": "e2b1c7de-6c0a-4a4e-8c3f-7f6f1f1c9a55",
+        "exit_code": 0,
+    },
+    "PUT /tenants/{tenant}/config": {"max_concurrent_jobs": 5},
     "POST /preview": {"cron": "0 3 * * *"},
     "POST /apply": {"policy": "create-only"},
 }
@@ -138,6 +159,7 @@ NAMES = {
     "handle": "web-1",
     "request_id": REQUEST,
     "incident_id": INCIDENT,
+    "job": "export",
 }
 OWN, FOREIGN, NOBODY = "alpha", "bravo", "xenon"
 
@@ -158,7 +180,7 @@ async def _call(api: Any, route: Any, who: str | None, tenant: str = OWN, **what
 
 @pytest.fixture(autouse=True)
 async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes two tenants that have one definition each, by one name."""
+    """Makes two tenants that have one definition and one job each, by one name."""
     for slug in (OWN, FOREIGN):
         await sql.execute("insert into tenants (slug, title) values ($1, $1)", slug)
         await sql.execute(
@@ -174,6 +196,9 @@ async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         )
         await sql.execute(
             "insert into checkpoints (tenant, key, value) values ($1, 'position', '1')", slug
+        )
+        await sql.execute(
+            "insert into jobs (tenant, name, command) values ($1, 'export', 'true')", slug
         )
     await sql.execute(
         "insert into projects (tenant, id, name) values ($1, $2, 'shop')", OWN, UUID(PROJECT)
@@ -328,12 +353,14 @@ async def test_the_list_of_tenants_is_of_the_token_s_own(api: Any) -> None:
 async def test_the_figures_are_of_the_token_s_own_tenant(api: Any, sql: Any) -> None:
     await sql.execute("update tenants set suspended = true where slug = $1", FOREIGN)
     of_all = (await api.get("/stats", "viewer")).json()
-    assert (of_all["tenants"], of_all["suspended"], of_all["definitions"]) == (2, 1, 2)
+    assert (of_all["tenants"], of_all["suspended"], of_all["definitions"]) == (2, 1, 4)
+    assert of_all["jobs"]["total"] == 2
     assert of_all["waiting"] > 0
     own = (await api.get("/stats", f"viewer@{OWN}")).json()
-    assert (own["tenants"], own["suspended"], own["definitions"]) == (1, 0, 1)
+    assert (own["tenants"], own["suspended"], own["definitions"]) == (1, 0, 2)
+    assert own["jobs"]["total"] == 1
     assert own["waiting"] is None
-    assert sum(own["states"].values()) == 1
+    assert sum(own["states"].values()) == 2
 
 
 @pytest.mark.parametrize("query", [{}, {"limit": 50}, {"tenant": FOREIGN}, {"kind": "tenant"}])

@@ -54,6 +54,7 @@ async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition:
         "values ('acme', $1, 'vps-10482', 'clock_skew', 'warning', 'Late')",
         UUID(INCIDENT),
     )
+    await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'export', 'true')")
     await remote.post("/tenants/acme/definitions", json=a_definition("nightly-sync"))
     await watch.settle()
     asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})

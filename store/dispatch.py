@@ -1,0 +1,162 @@
+"""What `watch` asks of the jobs, and writes of them, while it keeps them in step with Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from store.jobs import DEFAULT_LIMIT, LIMIT_KEY, definition_of, is_going
+from store.models import Definition, Tenant
+from store.work import Job, Setting
+
+CHANNEL = "rota_jobs"
+"""What the triggers of jobs and settings notify."""
+
+PAGE = 200
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The jobs of one tenant, as they are let through.
+
+    Attributes:
+        tenant: The tenant's slug.
+        deployment_id: Prefect's deployment of their definition; None until there is one.
+        work_pool: The pool that the definition names, if it names one.
+        open: Whether they may start: neither the tenant nor the definition is held.
+        limit: How many may run at once.
+    """
+
+    tenant: str
+    deployment_id: UUID | None
+    work_pool: str | None
+    open: bool
+    limit: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queued job without a run."""
+
+    id: UUID
+    name: str
+    attempt: int
+    priority: int
+    queued_at: Any
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job whose run has to be looked at, as it was when it was read."""
+
+    id: UUID
+    status: str
+    attempt: int
+    run_id: UUID
+    execution: UUID | None
+    cancel_requested: bool
+
+    @property
+    def to_cancel(self) -> bool:
+        """Whether the run is not to go on."""
+        return self.cancel_requested or self.status not in ("queued", "running")
+
+
+async def lanes(engine: AsyncEngine) -> list[Lane]:
+    """Return the tenants that have jobs which have not ended."""
+    live = select(Job.id).where(Job.tenant == Tenant.slug, Job.status.in_(("queued", "running")))
+    most = (
+        select(Setting.value)
+        .where(Setting.tenant == Tenant.slug, Setting.key == LIMIT_KEY)
+        .scalar_subquery()
+    )
+    found = (
+        select(
+            Tenant.slug,
+            Definition.deployment_id,
+            Definition.work_pool,
+            is_going() & ~Tenant.suspended,
+            most,
+        )
+        .outerjoin(Definition, definition_of(Tenant.slug))
+        .where(live.exists())
+        .order_by(Tenant.slug)
+    )
+    async with AsyncSession(engine) as session:
+        return [
+            Lane(slug, deployment, pool, bool(going), DEFAULT_LIMIT if limit is None else limit)
+            for slug, deployment, pool, going, limit in await session.execute(found)
+        ]
+
+
+async def without_run(engine: AsyncEngine, tenant: str, window: int) -> list[Waiting]:
+    """Return those without a run among the first `window` queued jobs of a tenant, in order."""
+    first = (
+        select(Job.id, Job.name, Job.attempt, Job.priority, Job.queued_at, Job.run_id)
+        .where(Job.tenant == tenant, Job.status == "queued")
+        .order_by(Job.priority.desc(), Job.queued_at, Job.id)
+        .limit(window)
+        .subquery()
+    )
+    columns = (first.c[name] for name in ("id", "name", "attempt", "priority", "queued_at"))
+    async with AsyncSession(engine) as session:
+        found = await session.execute(
+            select(*columns)
+            .where(first.c.run_id.is_(None))
+            .order_by(first.c.priority.desc(), first.c.queued_at, first.c.id)
+        )
+        return [Waiting(*row) for row in found]
+
+
+async def give_run(engine: AsyncEngine, job: Waiting, run_id: UUID) -> None:
+    """Write which run a job was given, unless something became of it meanwhile."""
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(
+            update(Job)
+            .where(Job.id == job.id, Job.attempt == job.attempt, Job.run_id.is_(None))
+            .values(run_id=run_id, watched=True)
+        )
+
+
+async def watched(engine: AsyncEngine, after: UUID | None, *, urgent: bool) -> list[Seen]:
+    """Return a page of the jobs whose runs have to be looked at, by id.
+
+    Args:
+        engine: The database.
+        after: The id that they come after; None for the first page.
+        urgent: Those only that somebody wants cancelled.
+    """
+    cancelled = Job.cancel_requested_at.is_not(None)
+    found = select(Job.id, Job.status, Job.attempt, Job.run_id, Job.execution, cancelled).where(
+        Job.watched, Job.run_id.is_not(None)
+    )
+    if after is not None:
+        found = found.where(Job.id > after)
+    if urgent:
+        found = found.where(cancelled | Job.status.not_in(("queued", "running")))
+    async with AsyncSession(engine) as session:
+        rows = await session.execute(found.order_by(Job.id).limit(PAGE))
+        return [Seen(*row) for row in rows]
+
+
+@asynccontextmanager
+async def unchanged(engine: AsyncEngine, seen: Seen) -> AsyncIterator[Job | None]:
+    """Yield a job to be written, or None if something became of it since it was seen."""
+    async with AsyncSession(engine) as session, session.begin():
+        yield await session.scalar(
+            select(Job)
+            .where(
+                Job.id == seen.id,
+                Job.status == seen.status,
+                Job.attempt == seen.attempt,
+                Job.run_id == seen.run_id,
+                Job.execution.is_not_distinct_from(seen.execution),
+            )
+            .with_for_update()
+        )

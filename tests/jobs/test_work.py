@@ -1,0 +1,246 @@
+"""Jobs from the row to their end, by real workers."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.states import Cancelling
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(420)]
+
+IN_FORCE_SECONDS = 2.0
+FOUND_SECONDS = 60  # in which a dead worker's runs are found, and start again
+
+
+class Counter:
+    """Counts the commands that run at once, by what they write themselves."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "now").write_text("0\n")
+
+    def command(self, seconds: float) -> str:
+        """Returns a command that counts itself in, waits, and counts itself out."""
+        add = (
+            'change() { flock 9; read n < now; n=$((n + $1)); echo "$n" > now; '
+            'echo "$1 $n $(date +%s.%N) $ROTA_JOB_ID $ROTA_JOB_ATTEMPT" >> seen; flock -u 9; }; '
+        )
+        out = "trap 'change -1' EXIT; trap 'exit 143' TERM"
+        return (
+            f"cd {self.directory}; exec 9> lock; {add}{out}; change 1; "
+            f"sleep {seconds} 9>&- & wait $!"
+        )
+
+    def seen(self) -> list[tuple[int, int, float, str]]:
+        """Returns what was counted: in or out, how many then, when, and by which job."""
+        file = self.directory / "seen"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [
+            (int(sign), int(count), float(at), job)
+            for sign, count, at, job, _ in map(str.split, lines)
+        ]
+
+    def most(self, since: float = 0.0, until: float = float("inf")) -> int:
+        """Returns how many there were at most right after one had begun."""
+        return max(
+            (count for sign, count, at, _ in self.seen() if sign == 1 and since <= at < until),
+            default=0,
+        )
+
+    async def ended(self, count: int, seconds: float = 120) -> None:
+        async with asyncio.timeout(seconds):
+            while sum(sign == -1 for sign, *_ in self.seen()) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Counter:
+    return Counter(tmp_path)
+
+
+async def test_a_row_by_plain_sql_is_run_and_tells_how_it_ended(shop):
+    await shop.worker()
+    shop.watch()
+
+    await shop.queue("first", "echo out; echo $GREETING; exit 0", environment={"GREETING": "hi"})
+    row = await shop.until("first", "completed")
+
+    assert (row["exit_code"], row["output"], row["error"]) == (0, "out\nhi\n", None)
+    assert row["last_run"] == row["finished_at"] >= row["started_at"] >= row["queued_at"]
+    run = await shop.run_of("first")
+    assert run["name"] == "first"
+
+    await shop.queue("second", "echo bad; exit 3", retries=1)
+    row = await shop.until("second", "failed")
+
+    assert (row["exit_code"], row["output"], row["attempt"]) == (3, "bad\n", 2)
+    await shop.yard.until([row["run_id"]], {"Failed"})
+    run = await shop.run_of("second")
+    assert run["state"]["message"] == "The job 'second' has failed: exit code 3: bad"
+    async with asyncio.timeout(20):
+        while "bad" not in await shop.log_of("second"):  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.2)
+
+    await shop.queue("third", "echo begun; sleep 60", timeout_seconds=1)
+    row = await shop.until("third", "failed")
+    assert (row["exit_code"], row["output"]) == (143, "begun\n")
+    assert row["error"] == "It took longer than 1 s, and was ended."
+
+    await shop.queue("fourth", "true", directory="/nowhere")
+    row = await shop.until("fourth", "failed")
+    assert row["error"].startswith("directory: '/nowhere' cannot be used on this worker")
+
+
+async def test_a_worker_that_does_not_allow_commands_runs_none_and_says_how_to_allow_them(
+    shop, tmp_path
+):
+    await shop.worker(ROTA_ALLOW_COMMANDS="0")
+    shop.watch()
+
+    await shop.queue("first", f"touch {tmp_path}/ran")
+    row = await shop.until("first", "failed")
+
+    assert "ROTA_ALLOW_COMMANDS=1" in row["error"]
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_never_more_run_than_may_while_the_limit_changes(shop, counter):
+    await shop.worker()
+    await shop.set_limit(5)
+    for number in range(200):
+        await shop.queue(f"j{number}", counter.command(0.8))
+    shop.watch()
+    await counter.ended(25)
+    assert counter.most() == 5
+
+    await shop.set_limit(2)
+    lowered = time.time()
+    await counter.ended(40)
+
+    await shop.set_limit(10)
+    raised = time.time()
+    async with asyncio.timeout(IN_FORCE_SECONDS):
+        while await shop.queue_limit() != 10:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+    await shop.drained(300)
+
+    assert counter.most(until=lowered + IN_FORCE_SECONDS) == 5
+    assert counter.most(lowered + IN_FORCE_SECONDS, raised) == 2
+    assert counter.most(raised) == 10
+    assert await shop.count("status = 'completed'") == 200
+    jobs = [job for sign, _, _, job in counter.seen() if sign == 1]
+    assert len(jobs) == len(set(jobs)) == 200
+
+
+async def test_two_workers_run_no_more_than_may_and_in_order(shop, counter):
+    await shop.worker()
+    await shop.worker()
+    await shop.set_limit(1)
+    ids = {}
+    for name, priority in (("c", 0), ("d", 0), ("b", 4), ("a", 9)):
+        ids[name] = str(await shop.queue(name, counter.command(0.2), priority=priority))
+    shop.watch()
+
+    await shop.drained(120)
+
+    assert counter.most() == 1
+    begun = [job for sign, _, _, job in counter.seen() if sign == 1]
+    assert begun == [ids[name] for name in "abcd"]
+
+
+async def test_a_job_is_cancelled_by_the_api_and_in_the_ui(shop, counter):
+    await shop.worker()
+    shop.watch()
+    names = ("by-row", "in-ui")
+    for name in names:
+        await shop.queue(name, f"echo begun; {counter.command(60)}")
+    for name in names:
+        await shop.until(name, "running")
+    async with asyncio.timeout(20):
+        while counter.most() < 2:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+
+    await shop.sql.execute("update jobs set status = 'cancelled' where name = 'by-row'")
+    run = (await shop.row("in-ui"))["run_id"]
+    await shop.prefect.set_flow_run_state(run, Cancelling())
+
+    for name in names:
+        row = await shop.until(name, "cancelled", 20)
+        assert row["output"].startswith("begun\n")
+        await shop.yard.until([row["run_id"]], {"Cancelled"})
+    await counter.ended(2, 5)
+
+
+async def _killed(shop: Any, counter: Counter, name: str, **columns: Any) -> UUID:
+    """Has a job's worker die without a word, and another take its place."""
+    worker = await shop.worker()
+    shop.watch()
+    job = await shop.queue(name, counter.command(3), **columns)
+    async with asyncio.timeout(30):
+        while counter.most() < 1:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+    worker.kill()
+    (counter.directory / "now").write_text("0\n")  # it could not count itself out
+    await shop.worker()
+    return UUID(str(job))
+
+
+async def test_a_job_whose_worker_is_killed_runs_again(shop, counter):
+    job = await _killed(shop, counter, "one")
+
+    row = await shop.until("one", "completed", FOUND_SECONDS)
+
+    assert row["losses"] == 1
+    assert [(sign, count, one) for sign, count, _, one in counter.seen()] == [
+        (1, 1, str(job)),
+        (1, 1, str(job)),
+        (-1, 0, str(job)),
+    ]
+
+
+async def test_a_job_that_is_not_to_run_twice_fails_when_its_worker_is_killed(shop, counter):
+    await _killed(shop, counter, "one", on_lost="fail")
+
+    row = await shop.until("one", "failed", FOUND_SECONDS)
+
+    assert "its worker was lost" in row["error"]
+    assert sum(sign == 1 for sign, *_ in counter.seen()) == 1
+
+
+async def test_a_job_whose_worker_is_stopped_is_begun_by_the_next(shop, counter):
+    first = await shop.worker()
+    shop.watch()
+    await shop.queue("one", counter.command(6))
+    async with asyncio.timeout(30):
+        while counter.most() < 1:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+
+    first.send(signal.SIGTERM)
+    assert await asyncio.to_thread(first.process.wait, 20) == 0
+    await counter.ended(1, 5)
+    await shop.until("one", "queued")
+    await shop.worker()
+
+    await shop.until("one", "completed", FOUND_SECONDS)
+    assert counter.most() == 1
+
+
+async def test_a_dispatcher_that_dies_is_taken_over_from(shop, counter):
+    await shop.worker()
+    shop.watch()
+    for number in range(12):
+        await shop.queue(f"j{number}", counter.command(0.1))
+    for _ in range(4):
+        await asyncio.sleep(0.3)
+        await shop.unwatch()
+        shop.watch()
+
+    await shop.drained(90)
+
+    jobs = [job for sign, _, _, job in counter.seen() if sign == 1]
+    assert len(jobs) == len(set(jobs)) == 12
+    assert counter.most() <= 2

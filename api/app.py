@@ -11,6 +11,9 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import (
+    action_runs,
+    actions,
+    allowed_addresses,
     audits,
     bulk,
     checkpoints,
@@ -29,6 +32,7 @@ from api import (
     runs,
     search,
     servers,
+    step_templates,
     tenants,
 )
 from api.access import Gate
@@ -51,6 +55,7 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 
 RECORDS = (projects, project_documents, search, checkpoints)
 FLEET = (servers, checks, provisioning, incidents, notices)
+ACTIONS = (actions, step_templates, action_runs, allowed_addresses)
 ROUTERS = (
     tenants,
     bulk,
@@ -62,6 +67,7 @@ ROUTERS = (
     audits,
     *RECORDS,
     *FLEET,
+    *ACTIONS,
 )
 
 

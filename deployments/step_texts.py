@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-ROOTS = ("steps", "parameters", "occurrence")
+ROOTS = ("steps", "input", "occurrence")
 MOST_CHARACTERS = 32_768
 
 # What is rendered goes out as plain text and JSON, not as HTML.

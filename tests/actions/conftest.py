@@ -44,6 +44,7 @@ class Target:
     seen: list[Seen] = field(default_factory=list)
     answers: dict[str, Answer | Reply] = field(default_factory=dict)
     connections: int = 0
+    held: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:

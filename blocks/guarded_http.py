@@ -275,12 +275,15 @@ def _read_headers(said: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _redirected(request: Request, status: int, location: str) -> Request:
     """Return what is sent next, as browsers do; secrets stay with the host that they are for."""
-    url = urljoin(request.url, location)
+    try:
+        url = urljoin(request.url, location)
+        before, after = urlsplit(request.url), urlsplit(url)
+    except ValueError:
+        raise CallRefused(f"{_named(request)} leads to an address that cannot be read") from None
     headers, method, content = dict(request.headers), request.method, request.content
     if status == 303 or (status in (301, 302) and method == "POST"):
         method, content = ("HEAD" if method == "HEAD" else "GET"), b""
         headers = {one: said for one, said in headers.items() if one.lower() != "content-type"}
-    before, after = urlsplit(request.url), urlsplit(url)
     if (before.scheme, before.netloc) != (after.scheme, after.netloc):
         hidden = SECRET_HEADERS | request.secret
         headers = {one: said for one, said in headers.items() if one.lower() not in hidden}

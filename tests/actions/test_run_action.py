@@ -108,7 +108,7 @@ async def test_a_step_that_fails_fails_the_run_which_says_which_and_why(actions,
     target.answers["/?k=1"] = target.answers["/"]
 
     said = f'The step fetch failed: GET {target.url}/ answered 500: {{"detail": "no"}}'
-    with pytest.raises(ActionFailed, match="^The step fetch failed") as failed:
+    with pytest.raises(ActionFailed, match="The step fetch failed") as failed:
         await run("fails")
 
     assert str(failed.value) == said
@@ -178,7 +178,7 @@ async def test_a_private_address_is_not_called_unless_it_is_allowed(actions, tar
     await actions.made("private", step("fetch", "http", url=f"{target.url}/"))
     await actions.allow()
 
-    with pytest.raises(ActionFailed, match="'127.0.0.1' leads to no public address"):
+    with pytest.raises(ActionFailed, match="leads to no public address"):
         await run("private")
 
     assert target.connections == 0

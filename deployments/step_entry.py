@@ -130,7 +130,10 @@ class ActionBody(Strict):
         examples=["Tells of large orders."],
     )
     steps: list[Step] = Field(
-        min_length=1, max_length=MOST_STEPS, description="a list of 1 to 100 steps"
+        min_length=1,
+        max_length=MOST_STEPS,
+        description="a list of 1 to 100 steps",
+        examples=[[{"name": "hello", "kind": "log", "input": {"text": "Hello"}}]],
     )
 
     @property

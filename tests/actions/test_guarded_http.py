@@ -80,7 +80,7 @@ def test_what_is_allowed_is_a_network_an_address_or_a_name():
 async def test_this_machine_is_not_called_however_it_is_written(target, host):
     url = f"http://{host}:{target.port}/"
 
-    with pytest.raises((CallRefused, CallFailed), match="no public|not known|cannot be read"):
+    with pytest.raises((CallRefused, CallFailed), match=r"no public|not known|cannot be read"):
         await Guard().call(Request("GET", url), 10)
 
     assert target.connections == 0

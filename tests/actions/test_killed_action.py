@@ -1,6 +1,6 @@
-"""A run of an action whose worker is killed goes on, and no step that was recorded is done twice.
+"""A run of an action whose worker is killed goes on, and does no step twice that was recorded.
 
-For point after point a process runs the action, and is killed there; then the run is taken up again.
+For point after point a process runs the action, and is killed there. Then the run goes on here.
 """
 
 import asyncio

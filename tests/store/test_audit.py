@@ -91,7 +91,10 @@ async def test_a_delete_is_audited_with_what_there_was(sql, quiet):
     [
         ("definitions", ["definition"]),
         ("tokens", ["token"]),
-        ("tenants cascade", ["definition", "tenant", "token"]),
+        (
+            "tenants cascade",
+            ["action", "action_settings", "definition", "step_template", "tenant", "token"],
+        ),
     ],
 )
 async def test_a_truncated_table_is_audited_once(sql, quiet, table, expected):

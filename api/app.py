@@ -11,6 +11,9 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import (
+    action_runs,
+    actions,
+    allowed_addresses,
     audits,
     bulk,
     checkpoints,
@@ -31,6 +34,7 @@ from api import (
     runs,
     search,
     servers,
+    step_templates,
     tenants,
 )
 from api.access import Gate
@@ -54,6 +58,7 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 RECORDS = (projects, project_documents, search, checkpoints)
 FLEET = (servers, checks, provisioning, incidents, notices)
 WORK = (jobs, config)
+ACTIONS = (actions, step_templates, action_runs, allowed_addresses)
 ROUTERS = (
     tenants,
     bulk,
@@ -66,6 +71,7 @@ ROUTERS = (
     *RECORDS,
     *FLEET,
     *WORK,
+    *ACTIONS,
 )
 
 

@@ -23,6 +23,17 @@ router = APIRouter(tags=["operations"])
 
 _LARGEST = 2**63
 
+Kind = Literal[
+    "definition",
+    "tenant",
+    "token",
+    "job",
+    "setting",
+    "action",
+    "step_template",
+    "action_settings",
+]
+
 
 class Write(BaseModel):
     """One write."""
@@ -36,9 +47,7 @@ class Write(BaseModel):
     operation: Literal["insert", "update", "delete", "truncate"] = Field(
         description="What was done", examples=["update"]
     )
-    kind: Literal["definition", "tenant", "token", "job", "setting"] = Field(
-        description="What it was done to", examples=["definition"]
-    )
+    kind: Kind = Field(description="What it was done to", examples=["definition"])
     tenant: str | None = Field(description="Of which tenant", examples=["acme"])
     name: str | None = Field(description="Its name", examples=["nightly-sync"])
     before: dict[str, Any] | None = Field(
@@ -66,7 +75,7 @@ async def list_audit(
         str | None, Query(max_length=63, description="Of this tenant", examples=["acme"])
     ] = None,
     kind: Annotated[
-        Literal["definition", "tenant", "token", "job", "setting"] | None,
+        Kind | None,
         Query(description="Of what", examples=["definition"]),
     ] = None,
     name: Annotated[

@@ -38,13 +38,18 @@ Key = Annotated[
 ]
 
 
-def _kept(value: Any) -> Any:
+def storable(value: Any, most_bytes: int = MOST_BYTES) -> Any:
+    """Return a value of JSON that the database can hold.
+
+    Raises:
+        ValueError: It cannot.
+    """
     if _is_deeper(value, DEEPEST):
         raise ValueError(f"is nested more than {DEEPEST} deep")
     if why := is_json(value):
         raise ValueError(f"cannot be stored: {why}")
-    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > MOST_BYTES:
-        raise ValueError("is larger than 512 KiB as text")
+    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > most_bytes:
+        raise ValueError(f"is larger than {most_bytes >> 10} KiB as text")
     return value
 
 
@@ -56,7 +61,7 @@ def _is_deeper(value: Any, most: int) -> bool:
 class Value(Strict):
     """What is to be kept."""
 
-    value: Annotated[Any, AfterValidator(_kept)] = Field(
+    value: Annotated[Any, AfterValidator(storable)] = Field(
         description="Any JSON, at most 512 KiB as text", examples=[EXAMPLE]
     )
 

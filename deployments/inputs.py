@@ -176,12 +176,17 @@ def _declare(number: int, row: Any) -> Input:
 
 def _check_declared(where: str, one: Input) -> None:
     if one.regex is not None:
-        _check_regex(f"{where}.regex", one.regex)
+        check_regex(f"{where}.regex", one.regex)
     if one.default:
         _check(f"{where}.default", one.default, one)
 
 
-def _check_regex(where: str, regex: str) -> None:
+def check_regex(where: str, regex: str) -> None:
+    """See that a text is a pattern of RE2 that takes little to match.
+
+    Raises:
+        InvalidInput: It is none; the message begins with `where`.
+    """
     _check_length(where, regex, REGEX_BYTES)
     try:
         re2.compile(regex, options=_OPTIONS)

@@ -38,7 +38,7 @@ async def workflow_run(
     block = await load(WorkflowService, service)
     execution = await block.execute(
         workflow_id,
-        {"input": {**(input or {}), **_trigger(occurrence)}},
+        {"input": {**(input or {}), **trigger_of(occurrence)}},
         idempotency_key=occurrence.idempotency_key,
         deadline_seconds=deadline_seconds,
     )
@@ -48,7 +48,8 @@ async def workflow_run(
     )
 
 
-def _trigger(occurrence: Occurrence) -> dict[str, str | None]:
+def trigger_of(occurrence: Occurrence) -> dict[str, str | None]:
+    """Return what the service is told of the occurrence that a workflow is started for."""
     return {
         "triggerType": occurrence.trigger,
         "scheduleId": occurrence.definition_id,

@@ -20,6 +20,11 @@ DOOMED = {"provider": "doomed", "servers": [{"provider_id": "doomed", "handle": 
 NAMES = ("nightly-sync", "nightly-export")
 BULK = "/api/v1/tenants/{tenant}/definitions"
 ONE = f"{BULK}/{{name}}"
+HELLO = [{"name": "hello", "kind": "log", "input": {"text": "Hello"}}]
+MADE = {
+    "/api/v1/tenants/{tenant}/actions/{name}": {"steps": HELLO},
+    "/api/v1/tenants/{tenant}/step-templates/{name}": {"kind": "log"},
+}
 
 _numbers = count()
 _suspended = False
@@ -54,7 +59,7 @@ def _to_what_is_there(case: Any, number: int) -> None:
     there = {"tenant": "acme", "name": "nightly-sync", "run_id": RUN}
     there |= {"project_id": PROJECT, "key": "position"}
     there |= {"handle": "vps-10482", "request_id": REQUEST, "incident_id": INCIDENT}
-    there |= {"job": "export"}
+    there |= {"job": "export", "step": "hello"}
     given = case.path_parameters or {}
     # A run of what has no deployment yet would wait for it.
     if number % 4 or case.operation.path.endswith("/run"):
@@ -85,6 +90,10 @@ def _away_from_what_stays(case: Any) -> None:
         given["name"] = "doomed"
         body = {"duty": "workflow_run", "parameters": {"workflow_id": "x"}}
         _admin("PUT", "/tenants/acme/definitions/doomed", body)
+    if method == "DELETE" and path in MADE and given.get("name") == "nightly-sync":
+        given["name"] = "doomed"
+        there = path.removeprefix("/api/v1").format(tenant="acme", name="doomed")
+        _admin("PUT", there, MADE[path])
     if method == "DELETE" and "handle" in given:
         given["handle"] = "doomed"
         _admin("PUT", "/tenants/acme/servers", DOOMED)

@@ -1,5 +1,6 @@
 """Whom each route answers. The tests go through the application's own table of routes."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,6 +77,22 @@ LEAST: dict[str, str | None] = {
     "POST /tenants/{tenant}/jobs/{job}/finish": "worker",
     "GET /tenants/{tenant}/config": "viewer",
     "PUT /tenants/{tenant}/config": "editor",
+    "GET /tenants/{tenant}/actions": "viewer",
+    "POST /tenants/{tenant}/actions": "editor",
+    "GET /tenants/{tenant}/actions/{name}": "viewer",
+    "PUT /tenants/{tenant}/actions/{name}": "editor",
+    "DELETE /tenants/{tenant}/actions/{name}": "editor",
+    "GET /tenants/{tenant}/actions/{name}/runs": "viewer",
+    "GET /tenants/{tenant}/actions/{name}/runs/{run_id}": "viewer",
+    "PUT /tenants/{tenant}/actions/{name}/runs/{run_id}": "worker",
+    "PUT /tenants/{tenant}/actions/{name}/runs/{run_id}/steps/{step}": "worker",
+    "GET /tenants/{tenant}/step-templates": "viewer",
+    "POST /tenants/{tenant}/step-templates": "editor",
+    "GET /tenants/{tenant}/step-templates/{name}": "viewer",
+    "PUT /tenants/{tenant}/step-templates/{name}": "editor",
+    "DELETE /tenants/{tenant}/step-templates/{name}": "editor",
+    "GET /tenants/{tenant}/allowed-addresses": "viewer",
+    "PUT /tenants/{tenant}/allowed-addresses": "admin",
     "POST /preview": "worker",
     "GET /duties": "worker",
     "GET /plan": "viewer",
@@ -105,6 +122,8 @@ GLOBAL = {
 
 # Bodies that fit, so that it is never the body that is refused.
 NIGHTLY = {"duty": "workflow_run", "parameters": {"workflow_id": "x"}, "cron": "0 3 * * *"}
+HELLO = {"steps": [{"name": "hello", "kind": "log", "input": {"text": "Hello"}}]}
+TEMPLATE = {"kind": "log", "input": {"text": "Hello"}}
 AT = "2026-03-01T07:00:00Z"
 BODIES: dict[str, Any] = {
     "POST /tenants": {"slug": "initech"},
@@ -140,6 +159,15 @@ BODIES: dict[str, Any] = {
         "exit_code": 0,
     },
     "PUT /tenants/{tenant}/config": {"max_concurrent_jobs": 5},
+    "POST /tenants/{tenant}/actions": {"name": "another", **HELLO},
+    "PUT /tenants/{tenant}/actions/{name}": HELLO,
+    "PUT /tenants/{tenant}/actions/{name}/runs/{run_id}/steps/{step}": {
+        "kind": "log",
+        "status": "completed",
+    },
+    "POST /tenants/{tenant}/step-templates": {"name": "another", **TEMPLATE},
+    "PUT /tenants/{tenant}/step-templates/{name}": TEMPLATE,
+    "PUT /tenants/{tenant}/allowed-addresses": {"addresses": ["10.1.0.0/16"]},
     "POST /preview": {"cron": "0 3 * * *"},
     "POST /apply": {"policy": "create-only"},
 }
@@ -160,6 +188,7 @@ NAMES = {
     "request_id": REQUEST,
     "incident_id": INCIDENT,
     "job": "export",
+    "step": "hello",
 }
 OWN, FOREIGN, NOBODY = "alpha", "bravo", "xenon"
 
@@ -193,6 +222,14 @@ async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             "values ($1, 'web-1', 'provisioning', $2)",
             slug,
             UUID(REQUEST),
+        )
+        await sql.execute(
+            "insert into actions (tenant, name, steps) values ($1, 'nightly', $2)",
+            slug,
+            json.dumps(HELLO["steps"]),
+        )
+        await sql.execute(
+            "insert into step_templates (tenant, name, kind) values ($1, 'nightly', 'log')", slug
         )
         await sql.execute(
             "insert into checkpoints (tenant, key, value) values ($1, 'position', '1')", slug
@@ -296,6 +333,7 @@ OF_ALL = {
     "DELETE /tenants/{tenant}",
     "POST /tenants/{tenant}/suspend",
     "POST /tenants/{tenant}/resume",
+    "PUT /tenants/{tenant}/allowed-addresses",
 }
 """What is done to a tenant, and not by it."""
 

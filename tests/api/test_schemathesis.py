@@ -58,7 +58,12 @@ async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition:
     await remote.post("/tenants/acme/definitions", json=a_definition("nightly-sync"))
     await watch.settle()
     asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})
-    return str(asked.json()["id"])
+    run_id = str(asked.json()["id"])
+    steps = [{"name": "hello", "kind": "log", "input": {"text": "Hello"}}]
+    await remote.put("/tenants/acme/actions/nightly-sync", json={"steps": steps})
+    await remote.put("/tenants/acme/step-templates/nightly-sync", json={"kind": "log"})
+    await remote.put(f"/tenants/acme/actions/nightly-sync/runs/{run_id}")
+    return run_id
 
 
 async def _tried_out(remote: Any, served: Any, run_id: str, who: str, *options: str) -> None:

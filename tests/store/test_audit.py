@@ -91,7 +91,10 @@ async def test_a_delete_is_audited_with_what_there_was(sql, quiet):
     [
         ("definitions", ["definition"]),
         ("tokens", ["token"]),
-        ("tenants cascade", ["definition", "job", "setting", "tenant", "token"]),
+        (
+            "tenants cascade",
+            "action action_settings definition job setting step_template tenant token".split(),
+        ),
     ],
 )
 async def test_a_truncated_table_is_audited_once(sql, quiet, table, expected):

@@ -12,10 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from store import database, fleet, records, work
+from store import database, fleet, records, steps, work
 from store.models import Base
 
-MODULES = (fleet, records, work)
+MODULES = (fleet, records, steps, work)
 """Whose models are in the metadata too, once they are imported."""
 
 

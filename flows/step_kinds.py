@@ -1,0 +1,143 @@
+"""What steps of actions do, by their kinds."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+from prefect import get_run_logger
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blocks import WorkflowService
+from blocks.addresses import Allowed
+from blocks.workflow_service import WorkflowRefused
+from flows.blocks_by_name import load
+from flows.occurrence import Occurrence
+from flows.step_http import Http, http
+from flows.step_values import Unfit
+from flows.workflow_run import trigger_of
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a step is done for.
+
+    Attributes:
+        tenant: Whose action it is.
+        occurrence: The run's.
+        key: Tells whoever is called that two calls are one.
+        timeout_seconds: How long it may take.
+        allowed: What may be called beside the public addresses.
+    """
+
+    tenant: str
+    occurrence: Occurrence
+    key: str
+    timeout_seconds: float
+    allowed: Allowed
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Slack(_Input):
+    """A message, through one of Prefect's notification blocks."""
+
+    block: str
+    text: str = Field(min_length=1)
+    subject: str | None = None
+
+
+class Log(_Input):
+    """A line in the run's log."""
+
+    text: str
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Workflow(_Input):
+    """A start of a workflow."""
+
+    workflow_id: str = Field(min_length=1)
+    input: dict[str, Any] | None = None
+    service: str = "default"
+
+
+async def do(kind: str, value: Any, call: Call) -> Any:
+    """Do a step, and return what it puts out.
+
+    Args:
+        kind: Its kind.
+        value: Its input, filled.
+        call: What it is for.
+
+    Raises:
+        Unfit: It cannot be done as it is.
+        Exception: It failed, and says why.
+    """
+    if kind not in KINDS:
+        raise Unfit(f"This worker knows no steps of the kind {kind!r}; update it")
+    model, function = KINDS[kind]
+    try:
+        asked = model.model_validate(value)
+    except ValidationError as error:
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
+        raise Unfit(f"Its input is not what {kind} takes: {'; '.join(said)}") from None
+    return await function(asked, call)
+
+
+async def _http(asked: Http, call: Call) -> Any:
+    return await http(asked, call.tenant, call.key, call.timeout_seconds, call.allowed)
+
+
+async def _slack(asked: Slack, call: Call) -> Any:
+    try:
+        block: Any = await Block.aload(asked.block)
+    except Exception as error:
+        # What it is made of may be repeated in the text of an error that says that it does not fit.
+        raise Unfit(
+            f"There is no block {asked.block!r} that can be used ({type(error).__name__}); make it "
+            "in Prefect's UI under Blocks, and give its type and its name, such as "
+            "'slack-webhook/ops'"
+        ) from None
+    if not isinstance(block, NotificationBlock):
+        raise Unfit(f"The block {asked.block!r} is not one that notifies people")
+    try:
+        with block.raise_on_failure():
+            await block.notify(body=asked.text, subject=asked.subject)
+    except Exception as error:
+        # The address of a webhook is a secret, and stands in the text of most errors.
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else ""
+        said = f"{type(error).__name__} {status}".rstrip()
+        raise RuntimeError(f"{asked.block} did not take the message: {said}") from None
+    return {"block": asked.block}
+
+
+async def _log(asked: Log, call: Call) -> Any:
+    getattr(get_run_logger(), asked.level)("%s", asked.text)
+    return {"text": asked.text}
+
+
+async def _workflow(asked: Workflow, call: Call) -> Any:
+    block = await load(WorkflowService, asked.service)
+    try:
+        execution = await block.execute(
+            asked.workflow_id,
+            {"input": {**(asked.input or {}), **trigger_of(call.occurrence)}},
+            idempotency_key=call.key,
+            deadline_seconds=call.timeout_seconds,
+        )
+    except WorkflowRefused as refused:
+        raise Unfit(str(refused)) from refused
+    return {"execution": execution.id}
+
+
+KINDS: Mapping[str, tuple[type[BaseModel], Callable[[Any, Call], Awaitable[Any]]]] = {
+    "http": (Http, _http),
+    "slack": (Slack, _slack),
+    "log": (Log, _log),
+    "workflow": (Workflow, _workflow),
+}

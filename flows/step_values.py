@@ -1,0 +1,83 @@
+"""What a step's input comes to: its values, its templates, and what earlier steps have put out."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from blocks.templating import TemplateError, render
+
+TEMPLATE, FROM, SECRET = "$template", "$from", "$secret"
+
+
+class Unfit(Exception):
+    """A step cannot be done as it is; another try would end the same way."""
+
+
+async def filled(value: Any, context: Mapping[str, Any]) -> Any:
+    """Return an input with its templates rendered and its paths followed; secrets stay named.
+
+    Args:
+        value: The input, of JSON.
+        context: What templates and paths can read.
+
+    Raises:
+        Unfit: A template cannot be rendered, or a path leads nowhere.
+    """
+    templates: list[str] = []
+    _each(value, TEMPLATE, lambda said: templates.append(said))
+    rendered: list[str] = []
+    for one in [templates] if templates else []:
+        try:
+            rendered = await render(one, context)
+        except TemplateError as error:
+            raise Unfit(f"A template of its input cannot be rendered: {error}") from None
+    left = iter(rendered)
+    value = _each(value, TEMPLATE, lambda said: next(left))
+    return _each(value, FROM, lambda said: followed(said.split("."), context, said))
+
+
+def followed(parts: list[str], value: Any, path: str) -> Any:
+    """Return what stands at a path.
+
+    Raises:
+        Unfit: Nothing does.
+    """
+    for part in parts:
+        found, value = _inner(value, part)
+        if not found:
+            raise Unfit(f"There is nothing at {path}: {part!r} is missing")
+    return value
+
+
+def at(value: Any, path: str) -> tuple[bool, Any]:
+    """Return whether something stands at a path, and what; an empty path is all of it."""
+    for part in path.split(".") if path else ():
+        found, value = _inner(value, part)
+        if not found:
+            return False, None
+    return True, value
+
+
+def as_json(value: Any) -> str:
+    """Return a value as text."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _inner(value: Any, part: str) -> tuple[bool, Any]:
+    if isinstance(value, Mapping):
+        return part in value, value.get(part)
+    if isinstance(value, list) and part.isdecimal() and len(part) < 10:
+        place = int(part)
+        return place < len(value), value[place] if place < len(value) else None
+    return False, None
+
+
+def _each(value: Any, wrapper: str, replace: Callable[[Any], Any]) -> Any:
+    """Return a value with all that a wrapper wraps replaced, in one order at every call."""
+    if isinstance(value, Mapping):
+        if value.keys() == {wrapper}:
+            return replace(value[wrapper])
+        return {key: _each(one, wrapper, replace) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_each(one, wrapper, replace) for one in value]
+    return value

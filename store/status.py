@@ -12,6 +12,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from store import letters
+from store.letters import Failure
 from store.models import Definition, Mark
 
 OVERLAP = timedelta(minutes=1)
@@ -20,13 +22,25 @@ OVERLAP = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that has ended, as far as a definition's status columns tell of it."""
+    """A run that has ended, as far as a definition's status columns tell of it.
+
+    Attributes:
+        run_id: Prefect's id of it.
+        deployment_id: Its deployment.
+        started_at: When it began; None if it failed before that.
+        ended_at: When it ended.
+        state: How, as Prefect names it.
+        completed: Whether it did what it was to do.
+        failure: What is kept of it if it failed for good.
+    """
 
     run_id: str
     deployment_id: UUID
-    started_at: datetime
+    started_at: datetime | None
     ended_at: datetime
     state: str
+    completed: bool = False
+    failure: Failure | None = None
 
 
 async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
@@ -60,7 +74,8 @@ async def read_until(engine: AsyncEngine) -> datetime:
 async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
     """Add ended runs to their definitions, each once however often it is read.
 
-    The watermark and the counts move in one transaction, so that neither outlives the other.
+    The watermark, the counts and the dead letters are written in one transaction, so that none
+    outlives the others.
 
     Returns:
         The runs that were new, the earliest first.
@@ -74,25 +89,38 @@ async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
         )
         if not fresh:
             return []
-        await session.execute(
-            text(
-                "update definitions set run_count = run_count + 1, last_status = :state, "
-                "last_run_at = :started_at where deployment_id = :deployment_id"
-            ),
-            [
-                {
-                    "state": run.state,
-                    "started_at": run.started_at,
-                    "deployment_id": run.deployment_id,
-                }
-                for run in fresh
-            ],
-        )
+        await _count(session, fresh)
+        await _keep_letters(session, fresh)
         seen |= {run.run_id: run.ended_at.timestamp() for run in fresh}
         mark.at = max(mark.at, fresh[-1].ended_at)
         horizon = (mark.at - OVERLAP).timestamp()
         mark.value = [[run_id, ended] for run_id, ended in seen.items() if ended >= horizon]
         return fresh
+
+
+async def _count(session: AsyncSession, runs: Sequence[Ended]) -> None:
+    begun = [
+        {"state": run.state, "started_at": run.started_at, "deployment_id": run.deployment_id}
+        for run in runs
+        if run.started_at is not None
+    ]
+    if begun:
+        await session.execute(
+            text(
+                "update definitions set run_count = run_count + 1, last_status = :state, "
+                "last_run_at = :started_at where deployment_id = :deployment_id"
+            ),
+            begun,
+        )
+
+
+async def _keep_letters(session: AsyncSession, runs: Sequence[Ended]) -> None:
+    for run in runs:
+        if run.failure is not None:
+            await letters.write(session, run.run_id, run.deployment_id, run.ended_at, run.failure)
+    completed = [run.run_id for run in runs if run.completed]
+    if completed:
+        await letters.settle(session, completed, runs[-1].ended_at)
 
 
 async def mark(engine: AsyncEngine, name: str, value: Any) -> None:

@@ -51,17 +51,16 @@ class Replayed:
 
 def ended(run: Mapping[str, Any]) -> Ended | None:
     """Return what is counted and kept of a run that has ended, as Prefect has it."""
-    failed = run["state_type"] in FAILED
-    if not (run["deployment_id"] and run["end_time"] and (run["start_time"] or failed)):
+    if not (run["deployment_id"] and run["start_time"] and run["end_time"]):
         return None
     return Ended(
         run_id=run["id"],
         deployment_id=UUID(run["deployment_id"]),
-        started_at=datetime.fromisoformat(run["start_time"]) if run["start_time"] else None,
+        started_at=datetime.fromisoformat(run["start_time"]),
         ended_at=datetime.fromisoformat(run["end_time"]),
         state=run["state_name"],
         completed=run["state_type"] == "COMPLETED",
-        failure=_failure(run) if failed else None,
+        failure=_failure(run) if run["state_type"] in FAILED else None,
     )
 
 

@@ -27,7 +27,7 @@ class Ended:
     Attributes:
         run_id: Prefect's id of it.
         deployment_id: Its deployment.
-        started_at: When it began; None if it failed before that.
+        started_at: When it began.
         ended_at: When it ended.
         state: How, as Prefect names it.
         completed: Whether it did what it was to do.
@@ -36,7 +36,7 @@ class Ended:
 
     run_id: str
     deployment_id: UUID
-    started_at: datetime | None
+    started_at: datetime
     ended_at: datetime
     state: str
     completed: bool = False
@@ -89,29 +89,26 @@ async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
         )
         if not fresh:
             return []
-        await _count(session, fresh)
+        await session.execute(
+            text(
+                "update definitions set run_count = run_count + 1, last_status = :state, "
+                "last_run_at = :started_at where deployment_id = :deployment_id"
+            ),
+            [
+                {
+                    "state": run.state,
+                    "started_at": run.started_at,
+                    "deployment_id": run.deployment_id,
+                }
+                for run in fresh
+            ],
+        )
         await _keep_letters(session, fresh)
         seen |= {run.run_id: run.ended_at.timestamp() for run in fresh}
         mark.at = max(mark.at, fresh[-1].ended_at)
         horizon = (mark.at - OVERLAP).timestamp()
         mark.value = [[run_id, ended] for run_id, ended in seen.items() if ended >= horizon]
         return fresh
-
-
-async def _count(session: AsyncSession, runs: Sequence[Ended]) -> None:
-    begun = [
-        {"state": run.state, "started_at": run.started_at, "deployment_id": run.deployment_id}
-        for run in runs
-        if run.started_at is not None
-    ]
-    if begun:
-        await session.execute(
-            text(
-                "update definitions set run_count = run_count + 1, last_status = :state, "
-                "last_run_at = :started_at where deployment_id = :deployment_id"
-            ),
-            begun,
-        )
 
 
 async def _keep_letters(session: AsyncSession, runs: Sequence[Ended]) -> None:

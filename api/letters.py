@@ -39,8 +39,8 @@ class DeadLetter(BaseModel):
 
     id: UUID = Field(description="Its id", examples=[ID])
     definition: str = Field(description="The name of its definition", examples=["nightly-sync"])
-    definition_id: UUID | None = Field(
-        description="The definition's id; null if that is gone",
+    definition_id: UUID = Field(
+        description="The definition's id; it may be gone",
         examples=["0190a3c2-7d4e-7b6a-9f00-3a5c1d2e4f60"],
     )
     run_id: UUID = Field(description="Prefect's id of the run that failed last", examples=[RUN])

@@ -22,7 +22,7 @@ from deployments.runs import CannotRun
 from store import letters, roster
 from store.letters import DeadLetter, Decided, Failure, Wanted
 from store.models import Definition
-from store.status import Ended
+from store.outcomes import Ended
 
 OCCURRENCE = "rota.occurrence"
 """The label of a replay that says which occurrence it is for; `flows.occurrence` reads it."""
@@ -184,11 +184,11 @@ class _Replays:
         engine: AsyncEngine,
         gateway: Gateway,
         tenant: str,
-        ids: Sequence[UUID | None],
+        ids: Sequence[UUID],
         at: datetime,
         by: str,
     ) -> Self:
-        found = await roster.read(engine, {one for one in ids if one is not None})
+        found = await roster.read(engine, set(ids))
         definitions = {one.id: one for one in found.definitions}
         return cls(engine, gateway, tenant, definitions, tenant in found.suspended, at, by)
 
@@ -219,7 +219,7 @@ class _Replays:
             return letter
 
     async def _deployment(self, letter: DeadLetter) -> Mapping[str, Any]:
-        row = self.definitions.get(letter.definition_id) if letter.definition_id else None
+        row = self.definitions.get(letter.definition_id)
         if row is None:
             raise CannotRun(
                 f"The definition {letter.tenant}/{letter.name} of the dead letter is gone; "

@@ -33,8 +33,8 @@ from deployments.spec import owner_tag
 from store import changes, database, roster, status
 from store.changes import Work
 from store.models import Definition
+from store.outcomes import Ended
 from store.settings import Settings
-from store.status import Ended
 
 logger = logging.getLogger("rota")
 

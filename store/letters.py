@@ -36,7 +36,7 @@ class DeadLetter(Base):
     """A run that has failed for good, with what it takes to replay it without that run.
 
     `replayed` ones have been handed to a new run, and are open again if that fails as well.
-    `attempts` counts those of all of its runs.
+    `attempts` counts those of all of its runs. The definition may be gone.
     """
 
     __tablename__ = "dead_letters"
@@ -45,9 +45,7 @@ class DeadLetter(Base):
         primary_key=True, server_default=text("gen_random_uuid()"), init=False
     )
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.slug", ondelete="CASCADE"))
-    definition_id: Mapped[UUID | None] = mapped_column(
-        ForeignKey("definitions.id", ondelete="SET NULL")
-    )
+    definition_id: Mapped[UUID]
     name: Mapped[str]
     run_id: Mapped[UUID] = mapped_column(unique=True)
     occurrence: Mapped[datetime]
@@ -248,7 +246,7 @@ async def replaying(
 
 async def oldest(
     engine: AsyncEngine, tenant: str, wanted: Wanted, limit: int
-) -> list[tuple[UUID, UUID | None]]:
+) -> list[tuple[UUID, UUID]]:
     """Return the open letters that failed first, each with its definition's id."""
     chosen = (
         select(DeadLetter.id, DeadLetter.definition_id)

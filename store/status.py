@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store import letters
-from store.letters import Failure
+from store import outcomes
 from store.models import Definition, Mark
+from store.outcomes import Ended
+from store.writing import writing
 
 OVERLAP = timedelta(minutes=1)
 """How far back runs are read again: one that ended a moment ago may not be committed yet."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that has ended, as far as a definition's status columns tell of it.
-
-    Attributes:
-        run_id: Prefect's id of it.
-        deployment_id: Its deployment.
-        started_at: When it began.
-        ended_at: When it ended.
-        state: How, as Prefect names it.
-        completed: Whether it did what it was to do.
-        failure: What is kept of it if it failed for good.
-    """
-
-    run_id: str
-    deployment_id: UUID
-    started_at: datetime
-    ended_at: datetime
-    state: str
-    completed: bool = False
-    failure: Failure | None = None
 
 
 async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
@@ -74,13 +50,13 @@ async def read_until(engine: AsyncEngine) -> datetime:
 async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
     """Add ended runs to their definitions, each once however often it is read.
 
-    The watermark, the counts and the dead letters are written in one transaction, so that none
-    outlives the others.
+    The watermark, the counts, the dead letters, pauses and notices are written in one transaction,
+    so that none outlives the others.
 
     Returns:
         The runs that were new, the earliest first.
     """
-    async with AsyncSession(engine) as session, session.begin():
+    async with writing(engine, "rota") as session:
         mark = await session.get(Mark, "runs", with_for_update=True)
         assert mark is not None
         seen = dict(mark.value or [])
@@ -89,35 +65,12 @@ async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
         )
         if not fresh:
             return []
-        await session.execute(
-            text(
-                "update definitions set run_count = run_count + 1, last_status = :state, "
-                "last_run_at = :started_at where deployment_id = :deployment_id"
-            ),
-            [
-                {
-                    "state": run.state,
-                    "started_at": run.started_at,
-                    "deployment_id": run.deployment_id,
-                }
-                for run in fresh
-            ],
-        )
-        await _keep_letters(session, fresh)
+        await outcomes.follow(session, fresh)
         seen |= {run.run_id: run.ended_at.timestamp() for run in fresh}
         mark.at = max(mark.at, fresh[-1].ended_at)
         horizon = (mark.at - OVERLAP).timestamp()
         mark.value = [[run_id, ended] for run_id, ended in seen.items() if ended >= horizon]
         return fresh
-
-
-async def _keep_letters(session: AsyncSession, runs: Sequence[Ended]) -> None:
-    for run in runs:
-        if run.failure is not None:
-            await letters.write(session, run.run_id, run.deployment_id, run.ended_at, run.failure)
-    completed = [run.run_id for run in runs if run.completed]
-    if completed:
-        await letters.settle(session, completed, runs[-1].ended_at)
 
 
 async def mark(engine: AsyncEngine, name: str, value: Any) -> None:

@@ -194,8 +194,9 @@ async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         UUID(INCIDENT),
     )
     await sql.execute(
-        "insert into dead_letters (tenant, id, name, run_id, occurrence, trigger, first_at, "
-        "last_at) values ($1, $2, 'nightly', $3, now(), 'schedule', now(), now())",
+        "insert into dead_letters (tenant, id, definition_id, name, run_id, occurrence, "
+        "trigger, first_at, last_at) "
+        "values ($1, $2, $3, 'nightly', $3, now(), 'schedule', now(), now())",
         OWN,
         UUID(LETTER),
         UUID(RUN),

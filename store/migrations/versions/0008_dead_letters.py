@@ -19,7 +19,7 @@ TABLES = f"""
 create table dead_letters (
     id uuid primary key default gen_random_uuid(),
     tenant text not null references tenants (slug) on delete cascade,
-    definition_id uuid references definitions (id) on delete set null,
+    definition_id uuid not null,
     name text not null,
     run_id uuid not null
         constraint "run_id: unique" unique,

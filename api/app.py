@@ -27,6 +27,7 @@ from api import (
     project_documents,
     projects,
     provisioning,
+    retention,
     runs,
     search,
     servers,
@@ -50,7 +51,7 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 `before`), which stays right while rows come and go.
 """
 
-RECORDS = (projects, project_documents, search, checkpoints)
+RECORDS = (projects, project_documents, search, checkpoints, retention)
 FLEET = (servers, checks, provisioning, incidents, notices)
 ROUTERS = (
     tenants,

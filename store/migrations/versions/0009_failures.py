@@ -38,6 +38,7 @@ alter table definitions
         constraint "outcome: failure or success" check (outcome in ('failure', 'success'));
 alter table notices
     add column blocks text[];
+create index ix_server_changes_at on server_changes (tenant, at);
 """
 
 # Whoever lets a definition run again lets the counting begin again.

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import flow, get_client, get_run_logger
+from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 from pydantic import BaseModel, Field
@@ -55,9 +55,9 @@ async def cleaner(
 
     """
     slug, now = tenant_of(tenant), datetime.now(UTC)
-    async with (await load(Records, records)).of(slug) as mine, get_client() as client:
+    book, before = await load(Records, records), now - timedelta(hours=keep_hours)
+    async with book.of(slug) as mine, OldRuns.than(before) as old:
         kept = [_Kept.model_validate(one) async for page in mine.pages("retention") for one in page]
-        old = OldRuns(client, now - timedelta(hours=keep_hours))
         looked_at = await _clean(old, kept)
         orphans = await _clean_orphans(old, slug, kept)
         forgotten = await _forget(mine, records_days)

@@ -5,14 +5,14 @@ artifacts, so those go first: a run that is still there when somebody is killed 
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 
 TERMINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -52,15 +52,22 @@ class OldRuns:
     """Deletes runs that ended before an instant.
 
     Attributes:
-        client: Prefect's.
         before: Runs that ended then or later stay (UTC and aware).
+        client: Prefect's.
         counts: How many `runs` and `artifacts` are gone.
 
     """
 
-    client: PrefectClient
     before: datetime
+    client: PrefectClient
     counts: dict[str, int] = field(default_factory=lambda: {"runs": 0, "artifacts": 0})
+
+    @classmethod
+    @asynccontextmanager
+    async def than(cls, before: datetime) -> AsyncIterator[Self]:
+        """Yield what deletes runs that ended before an instant (UTC and aware)."""
+        async with get_client() as client:
+            yield cls(before, client)
 
     async def clean(self, deployment_id: str, keep: int) -> None:
         """Delete the old runs of a deployment but for the latest `keep` of all that ended."""

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect import get_client
 
 from flows.cleaner import cleaner
 from flows.old_runs import EmptyFilter, OldRuns, only
@@ -77,8 +76,8 @@ async def test_a_run_that_has_not_ended_stays_and_counts_for_nothing(house: Hous
 async def test_a_run_that_goes_on_meanwhile_is_not_deleted(house: House, prefect_server: str):
     nightly = await house.definition()
     [run] = await house.runs(nightly, 1, **RUNNING)
-    async with get_client() as client:
-        await OldRuns(client, datetime.now(UTC)).delete([run])
+    async with OldRuns.than(datetime.now(UTC)) as old:
+        await old.delete([run])
 
     assert await house.left(nightly) == [run]
 
@@ -129,8 +128,7 @@ async def test_a_run_that_is_killed_in_the_middle_is_finished_by_the_next(
     monkeypatch.setattr("flows.old_runs.BULK", 2)
     nightly = await house.definition(keep=1)
     runs = await house.runs(nightly, 7)
-    async with get_client() as client:
-        old = OldRuns(client, datetime.now(UTC))
+    async with OldRuns.than(datetime.now(UTC)) as old:
         await old.delete(runs[:2])  # all that it came to
 
     assert (await clean())["runs"] == 4
@@ -144,8 +142,7 @@ async def test_old_runs_of_a_definition_that_is_gone_go_too(house: House):
     nightly, gone = await house.definition(), await house.deployment()
     kept, orphans = await house.runs(nightly, 2), await house.runs(gone, 3)
     young = await house.runs(gone, 2, hours=1)
-    async with get_client() as client:
-        old = OldRuns(client, datetime.now(UTC) - timedelta(days=1))
+    async with OldRuns.than(datetime.now(UTC) - timedelta(days=1)) as old:
         assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == len(orphans)
         assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == 0
 
@@ -155,8 +152,7 @@ async def test_old_runs_of_a_definition_that_is_gone_go_too(house: House):
 async def test_another_rotas_and_another_tenants_runs_are_left_alone(house: House):
     gone = await house.deployment()
     runs = await house.runs(gone, 2)
-    async with get_client() as client:
-        old = OldRuns(client, datetime.now(UTC))
+    async with OldRuns.than(datetime.now(UTC)) as old:
         assert await old.clean_orphans("rota:another", house.queue, set(), set()) == 0
         assert await old.clean_orphans(house.tag, "another", set(), set()) == 0
 
@@ -170,8 +166,7 @@ async def test_runs_of_a_definition_whose_deployment_was_made_anew_are_no_orphan
     for one in runs:
         answer = await house.http.patch(f"/flow_runs/{one}/labels", json=labels)
         answer.raise_for_status()
-    async with get_client() as client:
-        old = OldRuns(client, datetime.now(UTC))
+    async with OldRuns.than(datetime.now(UTC)) as old:
         assert await old.clean_orphans(house.tag, house.queue, set(), {"7"}) == 0
 
 

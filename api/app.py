@@ -24,6 +24,7 @@ from api import (
     health,
     incidents,
     jobs,
+    letters,
     notices,
     operations,
     previews,
@@ -31,6 +32,7 @@ from api import (
     project_documents,
     projects,
     provisioning,
+    retention,
     runs,
     search,
     servers,
@@ -55,7 +57,7 @@ there. Lists come in numbered pages (`page`, `page_size`), or from a row on (`li
 `before`), which stays right while rows come and go.
 """
 
-RECORDS = (projects, project_documents, search, checkpoints)
+RECORDS = (projects, project_documents, search, checkpoints, retention)
 FLEET = (servers, checks, provisioning, incidents, notices)
 WORK = (jobs, config)
 ACTIONS = (actions, step_templates, action_runs, allowed_addresses)
@@ -66,6 +68,7 @@ ROUTERS = (
     control,
     previews,
     runs,
+    letters,
     operations,
     audits,
     *RECORDS,

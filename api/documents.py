@@ -55,6 +55,9 @@ class _Status(BaseModel):
         description="How that ended, as Prefect names it", examples=["Completed"]
     )
     run_count: int = Field(description="Runs that have ended", examples=[412])
+    failures: int = Field(
+        description="The latest of them that failed, in a row; a resume begins anew", examples=[0]
+    )
 
 
 _FIELDS: dict[str, Any] = {

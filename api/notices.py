@@ -23,6 +23,11 @@ class NoticesClaim(Strict):
     """How much is to be told."""
 
     limit: int = Field(100, ge=1, le=1000, description="The most notices", examples=[100])
+    addressed: bool = Field(
+        False,
+        description="Whether only those that say themselves where they go",
+        examples=[True],
+    )
 
 
 class Notice(BaseModel):
@@ -31,7 +36,8 @@ class Notice(BaseModel):
     id: int = Field(description="Its number; later ones are greater", examples=[812])
     kind: str = Field(
         description="What has happened: incident_opened, incident_closed, server_new, "
-        "server_missing, server_returned, server_demoted, project_missing, project_archived",
+        "server_missing, server_returned, server_demoted, project_missing, project_archived, "
+        "definition_failure, definition_recovery, definition_success",
         examples=["incident_opened"],
     )
     severity: Literal["info", "warning", "critical"] = Field(
@@ -45,6 +51,10 @@ class Notice(BaseModel):
         examples=["Incident server_unreachable of web-1, seen at 2026-03-01 07:00:00 UTC."],
     )
     at: datetime = Field(description="When it was written", examples=[documents.INSTANT])
+    blocks: list[str] | None = Field(
+        description="The notification blocks to send it through; null: those of whoever claims it",
+        examples=[["slack-webhook/ops"]],
+    )
 
 
 class Notices(BaseModel):
@@ -58,7 +68,9 @@ async def claim_notices(
     request: Request, tenant: TenantSlug, caller: Recorder, body: NoticesClaim
 ) -> Response:
     """Hand out what people are still to be told, each once and for all; none older than a day."""
-    claimed = await notices.claim(state_of(request).engine, tenant, body.limit)
+    claimed = await notices.claim(
+        state_of(request).engine, tenant, body.limit, addressed=body.addressed
+    )
     if claimed is None:
         raise no_tenant(tenant)
     names = Notice.model_fields

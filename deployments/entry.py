@@ -19,6 +19,7 @@ from deployments.inputs import MOST, NAME_BYTES, declared
 from deployments.yaml_text import is_json, is_text
 
 SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
+BLOCK = r"^[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*$"
 DEEPEST = 64
 """Lists and objects in one another; the database takes no more."""
 MOST_UNKNOWN = 50
@@ -208,6 +209,33 @@ class Entry(Strict):
     )
     keep_runs: int = Field(
         10, ge=1, lt=2**31, description="a whole number from 1 on", examples=[10]
+    )
+
+    pause_after_failures: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="failures in a row that pause it, from 1 to 1000, or null for never",
+        examples=[5],
+    )
+    notify: list[Annotated[str, Field(pattern=BLOCK, max_length=200)]] = Field(
+        [],
+        max_length=20,
+        description="full names of notification blocks, such as slack-webhook/ops, at most 20",
+        examples=[["slack-webhook/ops"]],
+    )
+    notify_on: list[Literal["failure", "recovery", "success"]] = Field(
+        ["failure", "recovery"],
+        max_length=3,
+        description="a list of failure, recovery and success",
+        examples=[["failure", "recovery"]],
+    )
+    notify_after: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="failures in a row that are told as one, from 1 to 1000",
+        examples=[3],
     )
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from deployments import explain
 from deployments.desired import build_for, next_run
 from deployments.gateway import Gateway, PrefectError
 from deployments.jobs import Dispatcher
+from deployments.letters import ended
 from deployments.policy import Policy, sync
 from deployments.reconcile import MANY, Reconciler, Report
 from deployments.schedule import InvalidSchedule
@@ -33,8 +34,8 @@ from deployments.spec import owner_tag
 from store import changes, database, dispatch, roster, status
 from store.changes import Work
 from store.models import Definition
+from store.outcomes import Ended
 from store.settings import Settings
-from store.status import Ended
 
 logger = logging.getLogger("rota")
 
@@ -319,20 +320,7 @@ async def count_runs(engine: AsyncEngine, gateway: Gateway) -> list[Ended]:
     found = await roster.read(engine, [])
     since = await status.read_until(engine)
     runs = await gateway.ended_since(owner_tag(found.instance), since)
-    return await status.count(
-        engine,
-        [
-            Ended(
-                run_id=run["id"],
-                deployment_id=UUID(run["deployment_id"]),
-                started_at=datetime.fromisoformat(run["start_time"]),
-                ended_at=datetime.fromisoformat(run["end_time"]),
-                state=run["state_name"],
-            )
-            for run in runs
-            if run["deployment_id"] and run["start_time"] and run["end_time"]
-        ],
-    )
+    return await status.count(engine, [one for run in runs if (one := ended(run))])
 
 
 async def refresh_next_runs(engine: AsyncEngine, at: datetime) -> None:

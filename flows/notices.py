@@ -18,44 +18,61 @@ TELL_SECONDS = 30
 class _Notice(BaseModel):
     subject: str
     text: str
+    blocks: list[str] | None = None
 
 
-async def tell(acme: TenantRecords, blocks: Sequence[str]) -> int:
+async def tell(acme: TenantRecords, blocks: Sequence[str], *, addressed: bool = False) -> int:
     """Tell people what is new, each thing once; return the number of things told.
 
     A notice is claimed before it is sent, so that nobody else sends it, and one that cannot be
     sent is not sent again. A run that is killed loses at most the one that it is sending. What
-    goes wrong is logged, and raises nothing.
+    goes wrong is logged, and raises nothing. A notice that says itself where it goes, goes there
+    only.
 
     Args:
         acme: The records of the tenant that it concerns.
         blocks: The full names of the notification blocks to send through, such as
             `slack-webhook/ops`. Without any, the notices stay for a flow that has some.
+        addressed: Whether those that say themselves where they go are sent without any, too.
 
     """
-    ways = [(name, way) for name in blocks if (way := await _load(name))]
-    if not ways:
+    known: dict[str, NotificationBlock | None] = {}
+    usable = await _ways(blocks, known)
+    if not (usable or addressed):
         return 0
+    which = {"limit": 1} if usable else {"limit": 1, "addressed": True}
     told = 0
     while True:
         try:
-            claimed = await acme.post("notices", "claim", body={"limit": 1})
+            claimed = await acme.post("notices", "claim", body=which)
         except RecordsError as error:
             get_run_logger().error("Nobody can be told what is new: %s", error)
             return told
         if not claimed["notices"]:
             return told
         for one in claimed["notices"]:
-            told += await _told(one, ways)
+            told += await _told(one, usable, known)
 
 
-async def _told(one: Any, ways: Sequence[tuple[str, NotificationBlock]]) -> bool:
+Ways = Sequence[tuple[str, NotificationBlock]]
+
+
+async def _ways(names: Sequence[str], known: dict[str, NotificationBlock | None]) -> Ways:
+    """Return the blocks of these names that there are; what was loaded before is known."""
+    for name in names:
+        if name not in known:
+            known[name] = await _load(name)
+    return [(name, way) for name in names if (way := known[name])]
+
+
+async def _told(one: Any, usable: Ways, known: dict[str, NotificationBlock | None]) -> bool:
     """Send one notice every way; return whether one of them took it."""
     try:
         notice = _Notice.model_validate(one)
     except ValidationError:
         get_run_logger().error("A notice has no subject or no text, and is not sent: %r", one)
         return False
+    ways = usable if notice.blocks is None else await _ways(notice.blocks, known)
     return any([await _sent(notice, name, way) for name, way in ways])
 
 

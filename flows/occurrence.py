@@ -9,6 +9,9 @@ from prefect.context import FlowRunContext
 
 DEFINITION_LABEL = "rota.definition"
 REFERENCE_LABEL = "rota.reference"
+OCCURRENCE_LABEL = "rota.occurrence"
+TRIGGER_LABEL = "rota.trigger"
+"""Those of a run that replays another: its occurrence, and what made it due."""
 
 
 class NoOccurrence(RuntimeError):
@@ -23,7 +26,7 @@ class Occurrence:
         definition_id: The definition's id, or None for a run that no definition made.
         reference: The definition's `tenant/name`, or None likewise.
         at: The nominal time, UTC and aware. It stays the same however late the run starts, and
-            through retries.
+            through retries, and in a run that replays one that has failed.
         trigger: `schedule` for a run that a schedule made, `manual` for all others.
         run_id: The Prefect flow run's id.
 
@@ -67,10 +70,16 @@ def current_occurrence() -> Occurrence:
     return Occurrence(
         definition_id=_label(run, DEFINITION_LABEL),
         reference=_label(run, REFERENCE_LABEL),
-        at=datetime.fromisoformat(run.expected_start_time.isoformat()).astimezone(UTC),
+        at=_at(run),
         trigger=_trigger(run),
         run_id=str(run.id),
     )
+
+
+def _at(run: FlowRun) -> datetime:
+    assert run.expected_start_time is not None
+    at = _label(run, OCCURRENCE_LABEL) or run.expected_start_time.isoformat()
+    return datetime.fromisoformat(at).astimezone(UTC)
 
 
 def _label(run: FlowRun, name: str) -> str | None:
@@ -79,5 +88,7 @@ def _label(run: FlowRun, name: str) -> str | None:
 
 
 def _trigger(run: FlowRun) -> Literal["schedule", "manual"]:
+    if replayed := _label(run, TRIGGER_LABEL):
+        return "schedule" if replayed == "schedule" else "manual"
     by_schedule = run.created_by is not None and run.created_by.type == "SCHEDULE"
     return "schedule" if run.auto_scheduled or by_schedule else "manual"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from scripts import letters
+
 if TYPE_CHECKING:
     from store.settings import Settings
 
@@ -26,6 +28,7 @@ db = typer.Typer(help="The definitions database itself.", no_args_is_help=True)
 app.add_typer(db, name="db")
 token = typer.Typer(help="Who may call the HTTP API.", no_args_is_help=True)
 app.add_typer(token, name="token")
+app.add_typer(letters.app, name="letters")
 
 Reference = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The definition.")]
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant.")]

@@ -116,7 +116,10 @@ class Incident(Base):
 
 
 class Notice(Base):
-    """What people are to be told, once."""
+    """What people are to be told, once.
+
+    `blocks` are those to send it through; null where that is up to whoever claims it.
+    """
 
     __tablename__ = "notices"
 
@@ -128,6 +131,7 @@ class Notice(Base):
     text: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.now(), default=None)
     claimed_at: Mapped[datetime | None] = mapped_column(default=None)
+    blocks: Mapped[list[str] | None] = mapped_column(default=None)
 
 
 async def hold(session: AsyncSession, tenant: str, kind: str) -> bool:

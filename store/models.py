@@ -26,7 +26,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_co
 SPEC_COLUMNS = (
     "title description duty parameters inputs cron interval_seconds anchor_at run_at timezone "
     "day_and starts_at ends_at enabled paused_until pause_note overlap retries retry_delay_seconds "
-    "timeout_seconds work_pool job_variables tags keep_runs"
+    "timeout_seconds work_pool job_variables tags keep_runs pause_after_failures notify notify_on "
+    "notify_after"
 ).split()
 """The columns of a definition that belong to its user, beside its identity."""
 
@@ -112,6 +113,12 @@ class Definition(Base):
     )
     tags: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), default_factory=list)
     keep_runs: Mapped[int] = mapped_column(Integer, server_default=text("10"), default=10)
+    pause_after_failures: Mapped[int | None] = mapped_column(Integer, default=None)
+    notify: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), default_factory=list)
+    notify_on: Mapped[list[str]] = mapped_column(
+        server_default=text("'{failure,recovery}'"), default_factory=lambda: ["failure", "recovery"]
+    )
+    notify_after: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
     created_by: Mapped[str | None] = mapped_column(
@@ -126,6 +133,8 @@ class Definition(Base):
     last_run_at: Mapped[datetime | None] = mapped_column(default=None)
     last_status: Mapped[str | None] = mapped_column(default=None)
     run_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    failures: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
+    outcome: Mapped[str | None] = mapped_column(default=None)
     revision: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
 
     @property

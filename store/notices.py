@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from store.fleet import Notice, hold
@@ -48,13 +48,16 @@ async def write_all(session: AsyncSession, notices: Sequence[Notice]) -> None:
     await session.execute(delete(Notice).where(Notice.id.in_(outdated)))
 
 
-async def claim(engine: AsyncEngine, tenant: str, limit: int) -> list[Notice] | None:
+async def claim(
+    engine: AsyncEngine, tenant: str, limit: int, *, addressed: bool = False
+) -> list[Notice] | None:
     """Return what people are still to be told, the oldest first; nobody else gets it again.
 
     Args:
         engine: The database.
         tenant: Whose.
         limit: The most notices.
+        addressed: Whether only those that say themselves where they go.
 
     Returns:
         The notices; None if there is no such tenant.
@@ -68,6 +71,7 @@ async def claim(engine: AsyncEngine, tenant: str, limit: int) -> list[Notice] | 
                 Notice.tenant == tenant,
                 Notice.claimed_at.is_(None),
                 Notice.at >= func.now() - KEPT,
+                Notice.blocks.is_not(None) if addressed else true(),
             )
             .order_by(Notice.id)
             .limit(limit)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from store import outcomes
 from store.models import Definition, Mark
+from store.outcomes import Ended
+from store.writing import writing
 
 OVERLAP = timedelta(minutes=1)
 """How far back runs are read again: one that ended a moment ago may not be committed yet."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that has ended, as far as a definition's status columns tell of it."""
-
-    run_id: str
-    deployment_id: UUID
-    started_at: datetime
-    ended_at: datetime
-    state: str
 
 
 async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
@@ -60,12 +50,13 @@ async def read_until(engine: AsyncEngine) -> datetime:
 async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
     """Add ended runs to their definitions, each once however often it is read.
 
-    The watermark and the counts move in one transaction, so that neither outlives the other.
+    The watermark, the counts, the dead letters, pauses and notices are written in one transaction,
+    so that none outlives the others.
 
     Returns:
         The runs that were new, the earliest first.
     """
-    async with AsyncSession(engine) as session, session.begin():
+    async with writing(engine, "rota") as session:
         mark = await session.get(Mark, "runs", with_for_update=True)
         assert mark is not None
         seen = dict(mark.value or [])
@@ -74,20 +65,7 @@ async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
         )
         if not fresh:
             return []
-        await session.execute(
-            text(
-                "update definitions set run_count = run_count + 1, last_status = :state, "
-                "last_run_at = :started_at where deployment_id = :deployment_id"
-            ),
-            [
-                {
-                    "state": run.state,
-                    "started_at": run.started_at,
-                    "deployment_id": run.deployment_id,
-                }
-                for run in fresh
-            ],
-        )
+        await outcomes.follow(session, fresh)
         seen |= {run.run_id: run.ended_at.timestamp() for run in fresh}
         mark.at = max(mark.at, fresh[-1].ended_at)
         horizon = (mark.at - OVERLAP).timestamp()

@@ -201,6 +201,37 @@ async def test_a_run_is_started_waited_for_and_remembered(rota: Rota, environmen
     assert refused.stderr == ("The tenant acme is suspended; `rota unsuspend acme` lets it run.\n")
 
 
+async def test_dead_letters_are_listed_replayed_and_discarded(
+    rota: Rota, engine: AsyncEngine, gateway: Gateway, sql: Any
+):
+    rota("load", "-", given=ROSTER)
+    rota("apply")
+    ids = [
+        str(one["id"])
+        for one in await sql.fetch(
+            "insert into dead_letters (tenant, definition_id, name, run_id, occurrence, trigger, "
+            "parameters, first_at, last_at) select 'acme', id, name, gen_random_uuid(), now(), "
+            "'schedule', '{\"workflow_id\": \"x\"}', now(), now() from definitions, "
+            "generate_series(1, 3) where name = 'on-demand' returning dead_letters.id"
+        )
+    ]
+    listed = json.loads(rota("letters", "list", "acme", "--status", "open", "--json").stdout)
+    assert {one["id"] for one in listed} == {*ids}
+    assert ids[0] in rota("letters", "list", "acme").stdout
+    assert json.loads(rota("letters", "show", "acme", ids[0], "--json").stdout)["id"] == ids[0]
+
+    assert rota("letters", "replay", "acme", ids[0]).stdout.startswith(f"{ids[0]}: run ")
+    rota("letters", "discard", "acme", ids[1], "--note", "Done by hand.")
+    refused = rota("letters", "replay", "acme", ids[1])
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"The dead letter {ids[1]} has been discarded.\n",
+    )
+    made = json.loads(rota("letters", "replay-all", "acme", "--per-minute", "6", "--json").stdout)
+    assert made["replayed"].keys() == {ids[2]}
+    assert "has no dead letter" in rota("letters", "show", "globex", ids[0]).stderr
+
+
 def examined(rota: Rota, patience_seconds: float) -> list[dict[str, Any]]:
     """Returns what `doctor` says once all is well, or at the latest then."""
     deadline = time.monotonic() + patience_seconds

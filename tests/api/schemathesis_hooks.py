@@ -60,6 +60,7 @@ def _to_what_is_there(case: Any, number: int) -> None:
     there |= {"project_id": PROJECT, "key": "position"}
     there |= {"handle": "vps-10482", "request_id": REQUEST, "incident_id": INCIDENT}
     there |= {"job": "export", "step": "hello"}
+    there["letter_id"] = os.environ["ROTA_TEST_LETTER"]
     given = case.path_parameters or {}
     # A run of what has no deployment yet would wait for it.
     if number % 4 or case.operation.path.endswith("/run"):

@@ -61,6 +61,10 @@ async def test_a_definition_is_created_and_read_as_it_was_written(
         "job_variables": {"env": {"LANG": "C"}},
         "tags": ["nightly", "sync"],
         "keep_runs": 5,
+        "pause_after_failures": 3,
+        "notify": ["slack-webhook/ops"],
+        "notify_on": ["success", "failure"],
+        "notify_after": 2,
     }
     created = await api.post(definitions, json=said)
     assert created.status_code == 201
@@ -148,6 +152,10 @@ UNFIT: tuple[tuple[str, Any], ...] = (
     ("retry_delay_seconds", -1),
     ("timeout_seconds", 0),
     ("keep_runs", 0),
+    ("pause_after_failures", 1001),
+    ("notify", ["ops"]),
+    ("notify_on", ["never"]),
+    ("notify_after", 0),
     ("overlap", "never"),
     ("tags", ["rota:x"]),
     ("tags", ["x"] * 21),

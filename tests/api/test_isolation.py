@@ -40,6 +40,13 @@ LEAST: dict[str, str | None] = {
     "GET /tenants/{tenant}/definitions/{name}/runs": "viewer",
     "GET /tenants/{tenant}/definitions/{name}/runs/{run_id}": "viewer",
     "GET /tenants/{tenant}/latest-runs": "viewer",
+    "GET /tenants/{tenant}/dead-letters": "viewer",
+    "POST /tenants/{tenant}/dead-letters/replay": "editor",
+    "GET /tenants/{tenant}/dead-letters/{letter_id}": "viewer",
+    "POST /tenants/{tenant}/dead-letters/{letter_id}/replay": "editor",
+    "POST /tenants/{tenant}/dead-letters/{letter_id}/discard": "editor",
+    "GET /tenants/{tenant}/retention": "worker",
+    "POST /tenants/{tenant}/retention/forget": "worker",
     "GET /tenants/{tenant}/projects": "worker",
     "PUT /tenants/{tenant}/projects": "worker",
     "GET /tenants/{tenant}/projects/{project_id}": "worker",
@@ -135,6 +142,9 @@ BODIES: dict[str, Any] = {
     "PATCH /tenants/{tenant}/definitions/{name}": {"title": "Another"},
     "POST /tenants/{tenant}/definitions/{name}/pause": {"note": "Why"},
     "POST /tenants/{tenant}/definitions/{name}/run": {},
+    "POST /tenants/{tenant}/dead-letters/replay": {},
+    "POST /tenants/{tenant}/dead-letters/{letter_id}/discard": {"note": "Why"},
+    "POST /tenants/{tenant}/retention/forget": {"days": 30},
     "PUT /tenants/{tenant}/projects": {"source": "github:acme", "projects": []},
     "PATCH /tenants/{tenant}/projects/{project_id}": {"summary": "Sells things."},
     "PUT /tenants/{tenant}/projects/{project_id}/documents": {"documents": []},
@@ -179,7 +189,9 @@ RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
 PROJECT = "0190a3c2-7d4e-7b6a-9f00-3a5c1d2e4f60"
 REQUEST = "7b0e6b1c-5a55-4c4f-9a53-2f6f0a1c9d10"
 INCIDENT = "5d0c9a52-2f0e-4d5a-8f43-0b8a4d8f2b11"
+LETTER = "9b1d7f60-3c2a-4f5e-8a41-6d0c2e7b9f13"
 NAMES = {
+    "letter_id": LETTER,
     "name": "nightly",
     "run_id": RUN,
     "project_id": PROJECT,
@@ -245,6 +257,14 @@ async def _rows(sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "values ($1, $2, 'clock_skew', 'warning', 'Late')",
         OWN,
         UUID(INCIDENT),
+    )
+    await sql.execute(
+        "insert into dead_letters (tenant, id, definition_id, name, run_id, occurrence, "
+        "trigger, first_at, last_at) "
+        "values ($1, $2, $3, 'nightly', $3, now(), 'schedule', now(), now())",
+        OWN,
+        UUID(LETTER),
+        UUID(RUN),
     )
     # No `watch` makes their deployments here, for which a run would wait.
     monkeypatch.setattr(control, "PATIENCE_SECONDS", 0.0)

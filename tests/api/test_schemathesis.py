@@ -29,6 +29,7 @@ CHECKS = (
 
 PROJECT = "0190a3c2-7d4e-7b6a-9f00-3a5c1d2e4f60"
 REQUEST = "7b0e6b1c-5a55-4c4f-9a53-2f6f0a1c9d10"
+LETTER = "9b1d7f60-3c2a-4f5e-8a41-6d0c2e7b9f13"
 INCIDENT = "5d0c9a52-2f0e-4d5a-8f43-0b8a4d8f2b11"
 
 SECONDS = 240
@@ -57,6 +58,12 @@ async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition:
     await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'export', 'true')")
     await remote.post("/tenants/acme/definitions", json=a_definition("nightly-sync"))
     await watch.settle()
+    await sql.execute(
+        "insert into dead_letters (tenant, id, definition_id, name, run_id, occurrence, trigger, "
+        "parameters, first_at, last_at) select tenant, $1, id, name, $1, now(), 'schedule', "
+        "parameters, now(), now() from definitions",
+        UUID(LETTER),
+    )
     asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})
     run_id = str(asked.json()["id"])
     steps = [{"name": "hello", "kind": "log", "input": {"text": "Hello"}}]
@@ -78,6 +85,7 @@ async def _tried_out(remote: Any, served: Any, run_id: str, who: str, *options: 
         "ROTA_TEST_RUN": run_id,
         "ROTA_TEST_REQUEST": REQUEST,
         "ROTA_TEST_INCIDENT": INCIDENT,
+        "ROTA_TEST_LETTER": LETTER,
         "ROTA_TEST_PROJECT": PROJECT,
     }
     command = [

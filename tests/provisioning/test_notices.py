@@ -10,6 +10,7 @@ from blocks.records import Records
 from blocks.time4vps import Time4VPS
 from blocks.vps import ProviderRefused
 from flows.notices import tell
+from flows.notifier import notifier
 from flows.server_sync import server_sync
 from tests.provisioning.conftest import PATH
 from tests.vps.conftest import account, block
@@ -82,6 +83,36 @@ async def test_a_run_that_is_killed_loses_at_most_what_it_was_sending(note, inbo
 
     assert await telling([OPS]) == 2
     assert inbox.subjects == subjects[1:]
+
+
+async def _addressed(rota, *blocks):
+    await rota.sql.execute(
+        "insert into notices (tenant, kind, severity, subject, text, blocks) "
+        "values ('acme', 'definition_failure', 'critical', 'acme/nightly fails', 'Why.', $1)",
+        list(blocks),
+    )
+
+
+async def test_a_notice_that_says_where_it_goes_goes_there_and_nowhere_else(rota, note, inbox, log):
+    await _addressed(rota, "custom-webhook/nowhere")
+    await note("vps-7")
+
+    assert await telling([OPS]) == 1
+
+    assert inbox.subjects == ["vps-7"]
+    assert "there is no block 'custom-webhook/nowhere'" in log.text
+
+
+async def test_the_notifier_sends_what_says_where_it_goes_and_leaves_the_rest(rota, note, inbox):
+    await _addressed(rota, OPS)
+    await note("vps-7")
+
+    first = await notifier(tenant="acme")
+    second = await notifier(tenant="acme")
+
+    assert (first, second, inbox.subjects) == (1, 0, ["acme/nightly fails"])
+    assert await notifier(tenant="acme", notify=[OPS]) == 1
+    assert inbox.subjects == ["acme/nightly fails", "vps-7"]
 
 
 async def test_yesterdays_news_are_not_told(note, inbox):

@@ -12,10 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from store import database, fleet, records, steps, work
+from store import database, fleet, letters, records, steps, work
 from store.models import Base
 
-MODULES = (fleet, records, steps, work)
+MODULES = (fleet, letters, records, steps, work)
 """Whose models are in the metadata too, once they are imported."""
 
 

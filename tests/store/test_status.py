@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from store import status
-from store.status import Ended
+from store.outcomes import Ended
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 DEPLOYMENT = UUID("8f14e45f-ceea-467f-9d5c-0a3d1b2c3d4e")

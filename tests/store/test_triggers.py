@@ -33,6 +33,10 @@ OTHER = {
     "job_variables": """'{"env": {}}'""",
     "tags": "'{nightly}'",
     "keep_runs": "11",
+    "pause_after_failures": "3",
+    "notify": "'{slack-webhook/ops}'",
+    "notify_on": "'{success}'",
+    "notify_after": "2",
 }
 
 STATUS = {
@@ -44,6 +48,8 @@ STATUS = {
     "last_run_at": "now()",
     "last_status": "'Completed'",
     "run_count": "7",
+    "failures": "7",
+    "outcome": "'failure'",
     "revision": "7",
 }
 
@@ -281,6 +287,14 @@ REFUSED = [
     ("run_count", "-1", "run_count: from 0 to 10^15"),
     ("tags", "'{a,null}'", "tags: one list of at most 20, none of them null"),
     ("keep_runs", "0", "keep_runs: at least 1"),
+    ("pause_after_failures", "0", "pause_after_failures: 1 to 1000, or null for never"),
+    ("notify", "'{a,null}'", "notify: one list of at most 20, none of them null"),
+    ("notify_on", "'{never}'", "notify_on: one list of failure, recovery, success"),
+    ("notify_on", "'{null}'", "notify_on: one list of failure, recovery, success"),
+    ("notify_on", "'{{failure}}'", "notify_on: one list of failure, recovery, success"),
+    ("notify_after", "1001", "notify_after: 1 to 1000"),
+    ("failures", "-1", "failures: at least 0"),
+    ("outcome", "'cancelled'", "outcome: failure or success"),
     ("anchor_at", "now()", "anchor_at: only with interval_seconds"),
     *(
         (column, date, f"{column}: from the year 1900 to 9000")

@@ -457,6 +457,10 @@ def test_a_dump_is_taken_back_as_it_was():
         "timeout_seconds": 0.5,
         "tags": ["a", "12"],
         "keep_runs": 7,
+        "pause_after_failures": 3,
+        "notify": ["slack-webhook/ops"],
+        "notify_on": ["success"],
+        "notify_after": 2,
     }
     rows = [
         Definition(id=uuid4(), tenant="acme", name="plain", duty="greet"),

@@ -1,0 +1,111 @@
+"""The duty that forgets: runs beyond those that are kept, and old records."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.context import FlowRunContext
+from prefect.states import Completed
+from pydantic import BaseModel, Field
+
+from blocks.records import Records, TenantRecords
+from flows.blocks_by_name import load
+from flows.old_runs import AT_ONCE, OldRuns
+from flows.tenancy import tenant_of
+
+NonEmpty = Annotated[str, Field(min_length=1, max_length=200)]
+
+OWNER = "rota:"
+"""How the tag begins that all runs of one Rota have."""
+
+KINDS = ("dead_letters", "notices", "incidents", "server_changes")
+
+
+class _Kept(BaseModel):
+    id: UUID
+    deployment_id: UUID | None
+    keep_runs: int = Field(ge=1)
+    run_count: int = Field(ge=0)
+
+
+@flow
+async def cleaner(
+    keep_hours: Annotated[float, Field(ge=1, le=87_600)] = 24,
+    records_days: Annotated[float, Field(ge=1, le=36_500)] = 30,
+    records: NonEmpty = "default",
+    tenant: NonEmpty | None = None,
+) -> dict[str, Any]:
+    """Delete from Prefect what nobody needs any longer of a tenant's runs, and old records.
+
+    Of each definition the latest runs stay, as many as its `keep_runs` says, and all that ended
+    within `keep_hours`. The others go with their task runs, logs and artifacts; runs that have not
+    ended are left alone. So do old runs of definitions that are gone. Dead letters keep by
+    themselves what a replay needs. Dead letters that were replayed or discarded, notices that were
+    sent, resolved incidents and changes of servers go after `records_days`.
+
+    Killed at any moment, and run again, it goes on where it was.
+
+    Args:
+        keep_hours: Runs that ended within so many hours stay.
+        records_days: Records that are done with since so many days go.
+        records: The name of the Records block to work through.
+        tenant: Whose runs and records, for a run that no definition made.
+
+    """
+    slug, now = tenant_of(tenant), datetime.now(UTC)
+    book, before = await load(Records, records), now - timedelta(hours=keep_hours)
+    async with book.of(slug) as mine, OldRuns.than(before) as old:
+        kept = [_Kept.model_validate(one) async for page in mine.pages("retention") for one in page]
+        looked_at = await _clean(old, kept)
+        orphans = await _clean_orphans(old, slug, kept)
+        forgotten = await _forget(mine, records_days)
+    counts = {
+        "definitions": len(kept),
+        "looked_at": looked_at,
+        **old.counts,
+        "orphans": orphans,
+        **forgotten,
+    }
+    summary = (
+        f"{counts['runs']} runs and {counts['artifacts']} artifacts deleted, "
+        f"{sum(forgotten.values())} records forgotten."
+    )
+    get_run_logger().info(summary, extra={"action": "cleaner", "counts": counts})
+    return Completed(data=counts, message=summary)  # type: ignore[return-value]
+
+
+async def _clean(old: OldRuns, kept: list[_Kept]) -> int:
+    """Clean the definitions that have had more runs than they keep; return how many."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(definition: _Kept) -> None:
+        async with turns:
+            await old.clean(str(definition.deployment_id), definition.keep_runs)
+
+    many = [one for one in kept if one.deployment_id and one.run_count > one.keep_runs]
+    async with asyncio.TaskGroup() as group:
+        for definition in many:
+            group.create_task(one(definition))
+    return len(many)
+
+
+async def _clean_orphans(old: OldRuns, tenant: str, kept: list[_Kept]) -> int:
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    owners = [tag for tag in (run.tags if run else ()) if tag.startswith(OWNER)]
+    if len(owners) != 1:
+        return 0  # no definition made this run, so nothing says which runs are Rota's
+    deployments = {str(one.deployment_id) for one in kept if one.deployment_id}
+    return await old.clean_orphans(owners[0], tenant, deployments, {str(one.id) for one in kept})
+
+
+async def _forget(mine: TenantRecords, days: float) -> dict[str, int]:
+    total = dict.fromkeys(KINDS, 0)
+    more = True
+    while more:
+        gone = await mine.post("retention", "forget", body={"days": days})
+        total = {kind: total[kind] + int(gone[kind]) for kind in KINDS}
+        more = bool(gone["more"])
+    return total

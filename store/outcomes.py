@@ -1,0 +1,141 @@
+"""What the runs that have ended make of their definitions: counts, pauses, notices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import load_only
+
+from store import letters, notices
+from store.fleet import Notice
+from store.letters import Failure
+from store.models import Definition
+
+SAID = 500
+"""Characters of an error that a notice or the note of a pause repeats."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended, as far as its definition is concerned.
+
+    Attributes:
+        run_id: Prefect's id of it.
+        deployment_id: Its deployment.
+        started_at: When it began.
+        ended_at: When it ended.
+        state: How, as Prefect names it.
+        completed: Whether it did what it was to do.
+        failure: What is kept of it if it failed for good.
+    """
+
+    run_id: str
+    deployment_id: UUID
+    started_at: datetime
+    ended_at: datetime
+    state: str
+    completed: bool = False
+    failure: Failure | None = None
+
+
+async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
+    """Count runs, keep those that have failed, and pause and tell where a definition asks for it.
+
+    Args:
+        session: The transaction in which they are counted.
+        runs: Those that have ended, the earliest first.
+    """
+    definitions = await _locked(session, runs)
+    told: dict[str, list[Notice]] = defaultdict(list)
+    for run in runs:
+        row = definitions.get(run.deployment_id)
+        if row is None:
+            continue
+        row.run_count += 1
+        row.last_status, row.last_run_at = run.state, run.started_at
+        if notice := _outcome(row, run):
+            told[row.tenant].append(notice)
+    await session.flush()
+    for run in runs:
+        if run.failure is not None:
+            await letters.write(session, run.run_id, run.deployment_id, run.ended_at, run.failure)
+    if completed := [run.run_id for run in runs if run.completed]:
+        await letters.settle(session, completed, runs[-1].ended_at)
+    for news in told.values():
+        await notices.write_all(session, news)
+
+
+async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | None, Definition]:
+    rows = await session.scalars(
+        select(Definition)
+        .where(Definition.deployment_id.in_({run.deployment_id for run in runs}))
+        .order_by(Definition.id)  # as everybody who locks several does
+        .options(load_only(*(getattr(Definition, name) for name in _USED)))
+        .with_for_update()
+    )
+    return {one.deployment_id: one for one in rows}
+
+
+_USED = (
+    "tenant name deployment_id enabled pause_note pause_after_failures notify notify_on "
+    "notify_after run_count last_status last_run_at failures outcome"
+).split()
+
+
+def _outcome(row: Definition, run: Ended) -> Notice | None:
+    """Count failures in a row, and return what people are to be told if that changes something.
+
+    A run that was cancelled says nothing of either.
+    """
+    if run.failure is not None:
+        row.failures += 1
+        error = letters.storable(run.failure.error).strip()[:SAID] or run.state
+        enough = row.pause_after_failures
+        if enough is not None and row.failures >= enough and row.enabled:
+            row.enabled = False
+            row.pause_note = f"Paused by Rota after {_in_a_row(row.failures)}; the last: {error}"
+        if row.failures < row.notify_after or row.outcome == "failure":
+            return None
+        row.outcome = "failure"
+        due = _instant(run.failure.occurrence)
+        text = f"After {_in_a_row(row.failures)}; the last, due at {due}: {error}"
+        text += "" if row.enabled else "\nIt is paused."
+        return _notice(row, "failure", "critical", f"fails: {error.splitlines()[0]}", text)
+    if not run.completed:
+        return None
+    failures, row.failures = row.failures, 0
+    before, row.outcome = row.outcome, "success"
+    if before == "failure" and "recovery" in row.notify_on:
+        text = f"It has completed, after {_in_a_row(failures)}."
+        return _notice(row, "recovery", "info", "works again", text)
+    if before != "success":
+        text = f"It has completed at {_instant(run.ended_at)}."
+        return _notice(row, "success", "info", "works", text)
+    return None
+
+
+def _notice(row: Definition, what: str, severity: str, subject: str, text: str) -> Notice | None:
+    if not row.notify or what not in row.notify_on:
+        return None
+    return Notice(
+        tenant=row.tenant,
+        kind=f"definition_{what}",
+        severity=severity,
+        subject=f"{row.reference} {subject}",
+        text=text,
+        blocks=list(row.notify),
+    )
+
+
+def _in_a_row(failures: int) -> str:
+    return f"{failures} runs in a row that failed" if failures != 1 else "a run that failed"
+
+
+def _instant(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,110 @@
+"""Definitions, and runs of theirs that ended long ago."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deployments.gateway import Gateway
+from tests.vps import serving
+from tests.vps.serving import Rota
+
+TAG = "rota:cleaning"
+COMPLETED = {"type": "COMPLETED", "name": "Completed", "data": {"a": 1}}
+RUNNING = {"type": "RUNNING", "name": "Running"}
+
+
+class House:
+    """Prefect with a few deployments, and Rota's API with their definitions."""
+
+    def __init__(self, rota: Rota, gateway: Gateway, http: httpx.AsyncClient, home: Path) -> None:
+        self.rota, self.gateway, self.http, self.home = rota, gateway, http, home
+        self.tag = f"{TAG}-{uuid4()}"
+        self.queue = f"q-{uuid4().hex[:8]}"
+
+    async def deployment(self) -> str:
+        """Makes a deployment as Rota does, of no definition."""
+        return await self.gateway.create(
+            {
+                "flow_id": await self.gateway.flow_id("cleaned"),
+                "name": f"acme.{uuid4()}",
+                "tags": [self.tag],
+                "enforce_parameter_schema": False,
+            }
+        )
+
+    async def definition(self, name: str = "nightly", keep: int = 2, count: int = 99) -> str:
+        """Makes a definition and its deployment; returns that one's id."""
+        deployment_id = await self.deployment()
+        await self.rota.sql.execute(
+            "insert into definitions (tenant, name, duty, keep_runs, run_count, deployment_id) "
+            "values ('acme', $1, 'workflow_run', $2, $3, $4)",
+            *(name, keep, count, UUID(deployment_id)),
+        )
+        return deployment_id
+
+    async def runs(
+        self, deployment_id: str, count: int, hours: float = 48, **state: Any
+    ) -> list[str]:
+        """Makes runs that ended so many hours ago; returns their ids, the oldest first."""
+        ids = []
+        for _ in range(count):
+            made = await self.gateway.create_run(deployment_id, {}, tags=[self.tag])
+            body = {"state": state or COMPLETED, "force": True}
+            path = f"/flow_runs/{made['id']}/set_state"
+            (await self.http.post(path, json=body)).raise_for_status()
+            ids.append(made["id"])
+        self._age(ids, hours)
+        return ids
+
+    def _age(self, ids: list[str], hours: float) -> None:
+        # Prefect takes no times from outside.
+        with closing(sqlite3.connect(self.home / "prefect.db", timeout=60)) as base, base:
+            for number, one in enumerate(ids):
+                ago = f"-{int(hours * 3600) - number} seconds"
+                base.execute(
+                    "update flow_run set work_queue_name = ?, "
+                    "expected_start_time = strftime('%Y-%m-%d %H:%M:%f000', 'now', ?), "
+                    "end_time = case when end_time is null then null "
+                    "else strftime('%Y-%m-%d %H:%M:%f000', 'now', ?) end where id = ?",
+                    (self.queue, ago, ago, one),
+                )
+
+    async def left(self, *deployment_ids: str) -> list[str]:
+        """Reads the ids of the runs that there are, the oldest first."""
+        chosen = {"deployment_id": {"any_": list(deployment_ids)}}
+        found = await self.gateway.runs_where(chosen, "EXPECTED_START_TIME_ASC", 200)
+        return [one["id"] for one in found]
+
+    async def kept_of(self, run_ids: list[str]) -> dict[str, int]:
+        """Counts what Prefect's database holds of runs, by its tables."""
+        marks = ", ".join("?" * len(run_ids))
+        with closing(sqlite3.connect(self.home / "prefect.db", timeout=60)) as base:
+            return {
+                table: base.execute(
+                    f"select count(*) from {table} where flow_run_id in ({marks})", run_ids
+                ).fetchone()[0]
+                for table in ("flow_run_state", "task_run", "log", "artifact")
+            }
+
+
+@pytest.fixture
+async def house(
+    engine: AsyncEngine,
+    gateway: Gateway,
+    sql: asyncpg.Connection,
+    prefect_server: str,
+    prefect_home: Path,
+) -> AsyncIterator[House]:
+    async with (
+        serving.serving(engine, gateway, sql) as rota,
+        httpx.AsyncClient(base_url=prefect_server, timeout=60) as http,
+    ):
+        yield House(rota, gateway, http, prefect_home)

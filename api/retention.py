@@ -58,6 +58,8 @@ class Forgotten(BaseModel):
     server_changes: int = Field(
         description="Changes of servers, but for the last of each", examples=[31]
     )
+    jobs: int = Field(description="Those that have ended", examples=[120])
+    action_runs: int = Field(description="Runs of actions, with their steps", examples=[60])
     more: bool = Field(description="Whether another call may find more", examples=[False])
 
 

@@ -65,6 +65,7 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Status = Annotated[int, Field(ge=100, le=599)]
 Statuses = Annotated[list[Status], Field(min_length=1, max_length=50)]
 Header = Annotated[str, Field(max_length=8000, pattern=r"^[\t\x20-\x7e]*$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,100}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
 Headers = dict[HeaderName, Annotated[Header, WrapValidator(_or_secret)]]
 
@@ -82,6 +83,14 @@ class Http(_Input):
     body: Later[str | None] = None
     json_: Any = Field(None, alias="json")
     expect_status: Later[Statuses | None] = None
+
+
+class Command(_Input):
+    """A command of the shell; what comes from elsewhere goes into its environment."""
+
+    command: Annotated[str, Field(min_length=1, max_length=65_536)]
+    environment: Annotated[dict[Variable, Later[str]], Field(max_length=100)] = {}
+    directory: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
 
 
 class Slack(_Input):
@@ -109,6 +118,7 @@ class Workflow(_Input):
 
 KINDS: Mapping[str, type[BaseModel]] = {
     "http": Http,
+    "command": Command,
     "slack": Slack,
     "log": Log,
     "workflow": Workflow,

@@ -20,7 +20,7 @@ NonEmpty = Annotated[str, Field(min_length=1, max_length=200)]
 OWNER = "rota:"
 """How the tag begins that all runs of one Rota have."""
 
-KINDS = ("dead_letters", "notices", "incidents", "server_changes")
+KINDS = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
 
 
 class _Kept(BaseModel):
@@ -43,7 +43,8 @@ async def cleaner(
     within `keep_hours`. The others go with their task runs, logs and artifacts; runs that have not
     ended are left alone. So do old runs of definitions that are gone. Dead letters keep by
     themselves what a replay needs. Dead letters that were replayed or discarded, notices that were
-    sent, resolved incidents and changes of servers go after `records_days`.
+    sent, resolved incidents, changes of servers, jobs that have ended and what runs of actions
+    have recorded go after `records_days`.
 
     Killed at any moment, and run again, it goes on where it was.
 

@@ -15,6 +15,7 @@ from blocks.addresses import Allowed
 from blocks.workflow_service import WorkflowRefused
 from flows.blocks_by_name import load
 from flows.occurrence import Occurrence
+from flows.step_command import Command, command
 from flows.step_http import Http, http
 from flows.step_values import Unfit
 from flows.workflow_run import trigger_of
@@ -93,6 +94,10 @@ async def _http(asked: Http, call: Call) -> Any:
     return await http(asked, call.tenant, call.key, call.timeout_seconds, call.allowed)
 
 
+async def _command(asked: Command, call: Call) -> Any:
+    return await command(asked, call.tenant, call.key)
+
+
 async def _slack(asked: Slack, call: Call) -> Any:
     try:
         block: Any = await Block.aload(asked.block)
@@ -137,6 +142,7 @@ async def _workflow(asked: Workflow, call: Call) -> Any:
 
 KINDS: Mapping[str, tuple[type[BaseModel], Callable[[Any, Call], Awaitable[Any]]]] = {
     "http": (Http, _http),
+    "command": (Command, _command),
     "slack": (Slack, _slack),
     "log": (Log, _log),
     "workflow": (Workflow, _workflow),

@@ -13,6 +13,8 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 from store.fleet import Incident, Notice, ServerChange
 from store.letters import DeadLetter
 from store.models import Base, Definition, Tenant
+from store.steps import ActionRun
+from store.work import Job
 from store.writing import writing
 
 AT_ONCE = 5000
@@ -34,7 +36,8 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
     """Delete a tenant's records that are done with since before an instant, some of each kind.
 
     Dead letters that were replayed or discarded, notices that were handed out, resolved incidents,
-    and changes of servers but for the last of each.
+    changes of servers but for the last of each, jobs that have ended, and what runs of actions
+    have recorded.
 
     Args:
         engine: The database.
@@ -64,6 +67,12 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
             ServerChange.id,
             and_(ServerChange.at < before, superseded),
         ),
+        "jobs": (
+            Job,
+            Job.id,
+            and_(Job.status.in_(("completed", "failed", "cancelled")), Job.finished_at < before),
+        ),
+        "action_runs": (ActionRun, ActionRun.id, ActionRun.started_at < before),
     }
     gone = {}
     async with writing(engine) as session:

@@ -195,15 +195,30 @@ async def test_records_that_are_done_with_go_by_age(house: House):
     await sql.execute("insert into servers (tenant, handle) values ('acme', 'web-1')")
     await sql.execute("update servers set status = 'ready'")
     await sql.execute("update server_changes set at = now() - interval '31 days'")
+    await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'queued', 'true')")
+    await sql.execute(
+        "insert into jobs (tenant, name, command, status, finished_at) values "
+        "('acme', 'old', 'true', 'completed', now() - interval '31 days'), "
+        "('acme', 'new', 'true', 'failed', now())"
+    )
+    await sql.execute(
+        "insert into action_runs (tenant, id, action, revision, started_at) values "
+        "('acme', gen_random_uuid(), 'a', 1, now() - interval '31 days'), "
+        "('acme', gen_random_uuid(), 'a', 1, now())"
+    )
 
     counts = await clean()
 
-    gone = {kind: counts[kind] for kind in ("dead_letters", "notices", "incidents")}
-    assert gone == {"dead_letters": 1, "notices": 1, "incidents": 1}
-    assert counts["server_changes"] == 1
+    kinds = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
+    gone = {kind: counts[kind] for kind in kinds}
+    assert gone == dict.fromkeys(kinds, 1)
+    assert [row["name"] for row in await sql.fetch("select name from jobs order by name")] == [
+        "new",
+        "queued",
+    ]
     assert await sql.fetchval("select after from server_changes") == "ready"
     again = await clean()
-    assert [again[kind] for kind in gone] == [0, 0, 0]
+    assert {again[kind] for kind in gone} == {0}
 
 
 async def test_records_go_in_portions(house: House, monkeypatch: pytest.MonkeyPatch):

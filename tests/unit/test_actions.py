@@ -121,7 +121,7 @@ def test_what_is_no_step_is_told_by_its_field(step, line):
 @pytest.mark.parametrize(
     ("kind", "given", "line"),
     [
-        ("ftp", {}, "kind: 'ftp' is none; give one of http, slack, log, workflow"),
+        ("ftp", {}, "kind: 'ftp' is none; give one of http, command, slack, log, workflow"),
         ("log", {}, "input.text: it is missing; log needs it"),
         ("log", {"text": "", "to": 1}, "input.to: log takes no such thing; it takes text, level"),
         (

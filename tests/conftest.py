@@ -243,7 +243,7 @@ _missing: dict[str, str] = {}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first, so that two who share them end at much one time."""
-    items.sort(key=lambda item: item.path.parent.name != "workers")
+    items.sort(key=lambda item: item.path.parent.name not in ("workers", "jobs"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -91,14 +91,14 @@ class OldRuns:
 
         Args:
             owner: The tag of all runs of this Rota.
-            tenant: Whose runs; its work queue is named so.
+            tenant: Whose runs; its work queue is named so, and that of its jobs after it.
             deployments: Those that the tenant's definitions have.
             definitions: The ids of the tenant's definitions.
 
         """
         wanted = {
             "tags": {"all_": [owner]},
-            "work_queue_name": {"any_": [tenant]},
+            "work_queue_name": {"any_": [tenant, f"{tenant}.jobs"]},
             "state": _ended(),
             "end_time": {"before_": self.before.isoformat()},
         }

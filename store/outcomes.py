@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
-from store import letters, notices
+from store import jobs, letters, notices
 from store.fleet import Notice
 from store.letters import Failure
 from store.models import Definition
@@ -63,7 +63,9 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
             told[row.tenant].append(notice)
     await session.flush()
     for run in runs:
-        if run.failure is not None:
+        # A job is its own record, and is queued again instead of replayed.
+        row = definitions.get(run.deployment_id)
+        if run.failure is not None and (row is None or row.duty != jobs.DUTY):
             await letters.write(session, run.run_id, run.deployment_id, run.ended_at, run.failure)
     if completed := [run.run_id for run in runs if run.completed]:
         await letters.settle(session, completed, runs[-1].ended_at)
@@ -83,7 +85,7 @@ async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | N
 
 
 _USED = (
-    "tenant name deployment_id enabled pause_note pause_after_failures notify notify_on "
+    "tenant name duty deployment_id enabled pause_note pause_after_failures notify notify_on "
     "notify_after run_count last_status last_run_at failures outcome"
 ).split()
 

@@ -71,6 +71,16 @@ async def test_a_cancelled_run_is_neither_a_failure_nor_a_success(house: House) 
     assert (await house.row())["failures"] == 3
 
 
+async def test_a_failed_job_makes_no_dead_letter_as_it_is_queued_again_instead(
+    house: House, sql: Any
+) -> None:
+    await house.ends("f")
+    await house.sets("duty = 'run_job'")
+    await house.ends("f")
+    assert await sql.fetchval("select count(*) from dead_letters") == 1
+    assert (await house.row())["failures"] == 2
+
+
 async def test_a_definition_pauses_after_so_many_and_says_why(house: House, sql: Any) -> None:
     await house.sets("pause_after_failures = 3")
     await house.ends("ff")

@@ -1,5 +1,6 @@
 """Definitions, and runs of theirs that ended long ago."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -19,6 +20,18 @@ from tests.vps.serving import Rota
 TAG = "rota:cleaning"
 COMPLETED = {"type": "COMPLETED", "name": "Completed", "data": {"a": 1}}
 RUNNING = {"type": "RUNNING", "name": "Running"}
+
+
+class Patient(httpx.AsyncHTTPTransport):
+    """Asks again while Prefect's SQLite is locked by its own services."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        while True:
+            response = await super().handle_async_request(request)
+            if response.status_code != 503:
+                return response
+            await response.aclose()
+            await asyncio.sleep(0.05)
 
 
 class House:
@@ -105,6 +118,6 @@ async def house(
 ) -> AsyncIterator[House]:
     async with (
         serving.serving(engine, gateway, sql) as rota,
-        httpx.AsyncClient(base_url=prefect_server, timeout=60) as http,
+        httpx.AsyncClient(base_url=prefect_server, timeout=60, transport=Patient()) as http,
     ):
         yield House(rota, gateway, http, prefect_home)

@@ -15,7 +15,7 @@ from api import documents
 from api.access import Anybody, Recorder, TenantSlug, no_tenant
 from api.problems import Refused, declared
 from api.state import state_of
-from deployments.entry import DEEPEST, Strict
+from deployments.entry import DEEPEST, Instant, Strict
 from deployments.yaml_text import is_json
 from store import checkpoints
 from store.records import Checkpoint as Row
@@ -64,6 +64,12 @@ class Value(Strict):
     value: Annotated[Any, AfterValidator(storable)] = Field(
         description="Any JSON, at most 512 KiB as text", examples=[EXAMPLE]
     )
+    replaces: Instant | None = Field(
+        None,
+        description="The `updated_at` of what this takes the place of; if something else is there "
+        "by now, a 409 says so. Without it, whatever is there is replaced",
+        examples=[documents.INSTANT],
+    )
 
 
 class Checkpoint(BaseModel):
@@ -87,15 +93,21 @@ async def get_checkpoint(
     return documents.answer(_shown(row))
 
 
-@router.put("", response_model=Checkpoint, responses=declared(404))
+@router.put("", response_model=Checkpoint, responses=declared(404, 409))
 async def put_checkpoint(
     request: Request, tenant: TenantSlug, caller: Recorder, key: Key, body: Value
 ) -> Response:
-    """Write a checkpoint, whatever stood there."""
+    """Write a checkpoint, whatever stood there unless `replaces` says what."""
+    engine = state_of(request).engine
     try:
-        row = await checkpoints.put(state_of(request).engine, tenant, key, body.value)
+        row = await checkpoints.put(engine, tenant, key, body.value, body.replaces)
     except NoResultFound:
         raise no_tenant(tenant) from None
+    except checkpoints.Changed:
+        raise Refused(
+            409,
+            f"The checkpoint {key!r} is not the one any more that this replaces; read it again.",
+        ) from None
     return documents.answer(_shown(row))
 
 

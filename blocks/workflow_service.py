@@ -86,6 +86,7 @@ class WorkflowService(Block):
         execute_path: The path that starts a workflow, below the address.
         connect_seconds: How long to wait for a connection, in seconds.
         read_seconds: How long to wait for each part of the answer, in seconds.
+        put_off_seconds: How long runs are put off when the service cannot be reached, in seconds.
 
     Example:
         Load a stored workflow service and start a workflow:
@@ -127,6 +128,13 @@ class WorkflowService(Block):
     )
     read_seconds: float = Field(
         default=30, gt=0, description="How long to wait for each part of an answer, in seconds."
+    )
+    put_off_seconds: float = Field(
+        default=30,
+        gt=0,
+        le=600,
+        description="How long runs are put off when the service cannot be reached, in seconds; "
+        "twice as long after each try, up to 600.",
     )
 
     @field_validator("token")

@@ -17,6 +17,9 @@ TIES = 50
 
 FAILED = ("FAILED", "CRASHED")
 
+PUT_OFF = "rota.put_off"
+"""The label that says how often a run has been put off; `flows.circuit` writes it."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -124,13 +127,20 @@ def shown(run: Mapping[str, Any]) -> dict[str, Any]:
         "started": run["start_time"],
         "finished": run["end_time"],
         "state": run["state_name"],
-        "attempts": run["run_count"],
+        "attempts": attempts(run),
         "error": message(run) or None if run["state_type"] in FAILED else None,
         "message": message(run) or None,
         "by": who(run),
         "parameters": run["parameters"],
         "result": (run.get("state") or {}).get("data"),
     }
+
+
+def attempts(run: Mapping[str, Any]) -> int:
+    """Return how often a run was started, without the starts that only put it off."""
+    put_off = (run.get("labels") or {}).get(PUT_OFF)
+    # Somebody else may have written it.
+    return int(max(0, run["run_count"] - (put_off if isinstance(put_off, int) else 0)))
 
 
 def message(run: Mapping[str, Any]) -> str:

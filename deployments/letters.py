@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments import runs
 from deployments.gateway import Gateway, PrefectRefused
-from deployments.history import FAILED, message, who
+from deployments.history import FAILED, attempts, message, who
 from deployments.runs import CannotRun
 from store import letters, roster
 from store.letters import DeadLetter, Decided, Failure, Wanted
@@ -74,9 +74,7 @@ def _failure(run: Mapping[str, Any]) -> Failure:
         letter_id = UUID(labels[LETTER])
         occurrence = replayed
         trigger = "schedule" if labels[TRIGGER] == "schedule" else "manual"
-    return Failure(
-        occurrence, trigger, run["parameters"], message(run), run["run_count"], letter_id
-    )
+    return Failure(occurrence, trigger, run["parameters"], message(run), attempts(run), letter_id)
 
 
 async def replay(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 
 from prefect import State, flow, get_run_logger, task
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field
 from blocks.addresses import Allowed
 from blocks.records import Records, RecordsRefused, TenantRecords
 from flows.blocks_by_name import load
+from flows.circuit import PutOff, put_off
 from flows.occurrence import Occurrence, current_occurrence
 from flows.step_kinds import Call, do
 from flows.step_rules import following
@@ -96,12 +98,14 @@ class _Attempt:
         output: What it put out.
         error: Why it failed, as far as it could say so.
         final: Whether another try would end the same way.
+        put_off: Why it is to be done later, if so.
     """
 
     input: Any = None
     output: Any = None
     error: str | None = None
     final: bool = False
+    put_off: PutOff | None = None
 
 
 @dataclass
@@ -144,6 +148,8 @@ class _Walk:
         state = await self._task(step, attempt)(
             return_state=True, wait_for=[before] if before is not None else None
         )
+        if attempt.put_off:
+            await self._put_off(step, attempt.put_off)
         if not state.is_completed():
             await self._fail(step, attempt, attempt.error or self._too_late(step))
         self.outputs[step.name] = attempt.output
@@ -161,6 +167,10 @@ class _Walk:
         await self._record(step, {"status": "failed", "input": attempt.input, "error": why})
         raise ActionFailed(f"The step {step.name} failed: {why}")
 
+    async def _put_off(self, step: _Step, why: PutOff) -> NoReturn:
+        await self._record(step, {"status": "failed", "error": str(why)[:ERROR_CHARACTERS]})
+        await put_off(why, datetime.now(UTC))
+
     @staticmethod
     def _too_late(step: _Step) -> str:
         return f"it took more than {step.timeout_seconds:g} s"
@@ -176,7 +186,8 @@ class _Walk:
                 get_run_logger().info("Output: %s", as_json(output)[:LOGGED_CHARACTERS])
             except Exception as error:
                 attempt.error = str(error) or type(error).__name__
-                attempt.final = isinstance(error, Unfit)
+                attempt.put_off = error if isinstance(error, PutOff) else None
+                attempt.final = isinstance(error, Unfit | PutOff)
                 raise
 
         return task(
@@ -209,6 +220,7 @@ class _Walk:
             f"{self.occurrence.idempotency_key}:{step.name}",
             step.timeout_seconds,
             Allowed.of(self.begun.allowed_addresses),
+            self.mine,
         )
 
     async def _record(self, step: _Step, said: Mapping[str, Any]) -> None:

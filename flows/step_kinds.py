@@ -12,13 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocks import WorkflowService
 from blocks.addresses import Allowed
-from blocks.workflow_service import WorkflowRefused
+from blocks.outgoing import Backoff
+from blocks.records import TenantRecords
+from blocks.workflow_service import Execution, WorkflowRefused
 from flows.blocks_by_name import load
+from flows.circuit import Circuit
 from flows.occurrence import Occurrence
 from flows.step_command import Command, command
 from flows.step_http import Http, http
 from flows.step_values import Unfit
 from flows.workflow_run import trigger_of
+
+WITHIN = 0.8
+"""The part of a step's time in which a workflow service has to answer."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Call:
         key: Tells whoever is called that two calls are one.
         timeout_seconds: How long it may take.
         allowed: What may be called beside the public addresses.
+        records: The tenant's records.
     """
 
     tenant: str
@@ -38,6 +45,7 @@ class Call:
     key: str
     timeout_seconds: float
     allowed: Allowed
+    records: TenantRecords
 
 
 class _Input(BaseModel):
@@ -77,6 +85,7 @@ async def do(kind: str, value: Any, call: Call) -> Any:
 
     Raises:
         Unfit: It cannot be done as it is.
+        flows.circuit.PutOff: It cannot be done now.
         Exception: It failed, and says why.
     """
     if kind not in KINDS:
@@ -128,13 +137,21 @@ async def _log(asked: Log, call: Call) -> Any:
 
 async def _workflow(asked: Workflow, call: Call) -> Any:
     block = await load(WorkflowService, asked.service)
-    try:
-        execution = await block.execute(
+    # The step's own limit must not come first: it would not tell that the service is away.
+    deadline = WITHIN * call.timeout_seconds
+
+    async def start(backoff: Backoff) -> Execution:
+        return await block.execute(
             asked.workflow_id,
             {"input": {**(asked.input or {}), **trigger_of(call.occurrence)}},
             idempotency_key=call.key,
-            deadline_seconds=call.timeout_seconds,
+            deadline_seconds=deadline,
+            backoff=backoff,
         )
+
+    circuit = Circuit(call.records, asked.service, block.put_off_seconds)
+    try:
+        execution = await circuit.through(start, deadline)
     except WorkflowRefused as refused:
         raise Unfit(str(refused)) from refused
     return {"execution": execution.id}

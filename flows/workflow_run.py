@@ -1,5 +1,6 @@
 """The duty that starts a workflow."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import flow
@@ -7,7 +8,10 @@ from prefect.states import Completed
 from pydantic import Field
 
 from blocks import WorkflowService
+from blocks.outgoing import BACKOFF, Backoff
+from blocks.workflow_service import Execution
 from flows.blocks_by_name import load
+from flows.circuit import PutOff, circuit_of, put_off
 from flows.occurrence import Occurrence, current_occurrence
 
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -19,6 +23,7 @@ async def workflow_run(
     input: dict[str, Any] | None = None,
     service: NonEmpty = "default",
     deadline_seconds: Annotated[float, Field(gt=0)] = 300,
+    records: NonEmpty = "default",
 ) -> str:
     """Start a workflow in the workflow service.
 
@@ -27,21 +32,37 @@ async def workflow_run(
     is retried. The execution's id stands in the run's state message. The run ends when the
     workflow has been started; it does not wait for the workflow's end.
 
+    While the service cannot be reached the run is put off, for a day at most, which uses up none
+    of its retries.
+
     Args:
         workflow_id: The workflow to start, as the service names it.
         input: What to hand to the workflow, besides the three values above.
         service: The name of the Workflow Service block to use.
         deadline_seconds: How long to try while the service cannot answer, in seconds.
+        records: The name of the Records block by which runs tell one another that the service is
+            away; without it, none is put off.
 
     """
     occurrence = current_occurrence()
     block = await load(WorkflowService, service)
-    execution = await block.execute(
-        workflow_id,
-        {"input": {**(input or {}), **trigger_of(occurrence)}},
-        idempotency_key=occurrence.idempotency_key,
-        deadline_seconds=deadline_seconds,
-    )
+
+    async def start(backoff: Backoff) -> Execution:
+        return await block.execute(
+            workflow_id,
+            {"input": {**(input or {}), **trigger_of(occurrence)}},
+            idempotency_key=occurrence.idempotency_key,
+            deadline_seconds=deadline_seconds,
+            backoff=backoff,
+        )
+
+    async with circuit_of(block, service, records) as circuit:
+        try:
+            execution = await (
+                circuit.through(start, deadline_seconds) if circuit else start(BACKOFF)
+            )
+        except PutOff as why:
+            await put_off(why, datetime.now(UTC))
     # Prefect unpacks the state for the caller; the state's message is what its UI shows.
     return Completed(  # type: ignore[return-value]
         data=execution.id, message=f"Execution {execution.id} of workflow {workflow_id} started."

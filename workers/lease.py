@@ -56,6 +56,8 @@ SETTLED = 12.0
 after it was away, everybody's lease has run out."""
 RESTARTS = 20
 """Claims after which a run is no longer started again: it may be what kills the workers."""
+PUT_OFF = "rota.put_off"
+"""The label that says how many claims only put the run off."""
 
 _MARK = re.compile(rf"^{MARK}(.+-[0-9a-f]{{8}})\.$")
 _PAGE = 200
@@ -233,7 +235,9 @@ class Lease:
         if not run.state.is_pending() and not await self._may_restart(run):
             return Crashed(message=f"{reason}, and its definition does not let it start again.")
         states = await self._client.read_flow_run_states(run.id)
-        if sum(state.is_pending() and _marked(state) is not None for state in states) > RESTARTS:
+        claims = sum(state.is_pending() and _marked(state) is not None for state in states)
+        put_off = run.labels.get(PUT_OFF)
+        if claims - (put_off if isinstance(put_off, int) else 0) > RESTARTS:
             return Crashed(message=f"{reason}, for the {RESTARTS + 1}th time.")
         due = run.state.state_details.scheduled_time if run.state.is_scheduled() else None
         return Scheduled(scheduled_time=due or now("UTC"), message=f"{reason}; it starts again.")

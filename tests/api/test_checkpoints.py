@@ -124,6 +124,32 @@ async def test_writers_at_once_leave_one_of_their_values(api: Any, checkpoints: 
     assert (await api.get(f"{checkpoints}/a")).json()["value"] in range(10)
 
 
+async def test_of_writers_that_have_read_the_same_one_replaces_it(
+    api: Any, checkpoints: str
+) -> None:
+    read = (await api.put(f"{checkpoints}/a", json={"value": "read"})).json()["updated_at"]
+    written = await asyncio.gather(
+        *(
+            api.put(f"{checkpoints}/a", json={"value": number, "replaces": read})
+            for number in range(10)
+        )
+    )
+    assert sorted(one.status_code for one in written) == [200] + [409] * 9
+    [winner] = [number for number, one in enumerate(written) if one.status_code == 200]
+    found = (await api.get(f"{checkpoints}/a")).json()
+    assert found["value"] == winner
+    assert found == written[winner].json()
+
+
+async def test_what_has_been_deleted_is_not_replaced(api: Any, checkpoints: str) -> None:
+    read = (await api.put(f"{checkpoints}/a", json={"value": 1})).json()["updated_at"]
+    await api.delete(f"{checkpoints}/a")
+    answer = await api.put(f"{checkpoints}/a", json={"value": 2, "replaces": read})
+    assert answer.status_code == 409
+    assert "read it again" in answer.json()["detail"]
+    assert (await api.get(f"{checkpoints}/a")).status_code == 404
+
+
 async def test_each_tenant_has_checkpoints_of_its_own(
     api: Any, acme: str, sql: asyncpg.Connection
 ) -> None:

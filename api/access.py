@@ -162,6 +162,7 @@ Reader = Annotated[Caller, Depends(_Allowed(frozenset({"viewer", "editor", "admi
 Editor = Annotated[Caller, Depends(_Allowed(frozenset({"editor", "admin"})))]
 Admin = Annotated[Caller, Depends(_Allowed(frozenset({"admin"})))]
 Recorder = Annotated[Caller, Depends(_Allowed(frozenset({"worker", "editor", "admin"})))]
+Worker = Annotated[Caller, Depends(_Allowed(frozenset({"worker", "admin"})))]
 Anybody = Annotated[Caller, Depends(_caller)]
 
 

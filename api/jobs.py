@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import NoResultFound
 
 from api import documents, lists
-from api.access import Anybody, Editor, Recorder, TenantSlug, no_tenant
+from api.access import Anybody, Editor, TenantSlug, Worker, no_tenant
 from api.paging import Page, Paging
 from api.problems import Refused, declared
 from api.state import state_of
@@ -287,7 +287,7 @@ async def delete_job(
 
 @router.post("/{job}/start", response_model=JobDecision, responses=declared(404))
 async def start_job(
-    request: Request, tenant: TenantSlug, caller: Recorder, job: JobPath, body: JobStart
+    request: Request, tenant: TenantSlug, caller: Worker, job: JobPath, body: JobStart
 ) -> Response:
     """Ask whether a run may begin its job; for workers.
 
@@ -315,7 +315,7 @@ async def start_job(
 
 @router.post("/{job}/finish", response_model=Job, responses=declared(404, 409))
 async def finish_job(
-    request: Request, tenant: TenantSlug, caller: Recorder, job: JobPath, body: JobEnd
+    request: Request, tenant: TenantSlug, caller: Worker, job: JobPath, body: JobEnd
 ) -> Response:
     """Report how a job's command has ended; for workers.
 

@@ -9,6 +9,12 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NOBODYS = tuple(
+    ipaddress.ip_network(one)
+    # Special ones that Python's table calls global, depending on its version: IETF's protocols,
+    # relays of 6to4, documentation; and that at which each machine of Azure's finds its host.
+    for one in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")
+)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 
@@ -19,6 +25,8 @@ def is_public(address: Address) -> bool:
     An IPv4 address may stand in one of IPv6: mapped, of NAT64, or of 6to4. Teredo's, which lead
     through a tunnel, are not public.
     """
+    if any(address in network for network in _NOBODYS):
+        return False
     if isinstance(address, IPv4Address):
         return address.is_global and not address.is_multicast
     inner = address.ipv4_mapped or address.sixtofour

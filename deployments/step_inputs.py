@@ -142,7 +142,13 @@ def faults(kind: str, value: Any, *, part: bool = False) -> Iterator[str]:
         elif not isinstance(said, str) or not said:
             yield f"{where}: {wrapper} takes a text; write it in quotes"
     if wrapped(value) is not None:
-        return  # nothing of it is known before the run
+        # Of any other kind it would be for whoever answers to say what is done.
+        if kind != "log":
+            yield (
+                "input: only a log takes all of it from elsewhere; say the input's fields, and "
+                "wrap the values that come from elsewhere"
+            )
+        return
     try:
         KINDS[kind].model_validate(value)
     except ValidationError as error:

@@ -10,12 +10,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
+from prefect import get_run_logger
 
 SHELL = "/bin/sh"
 
 TAIL_BYTES = 64 * 1024
 LINE_CHARACTERS = 4000
 """Longer lines are cut into several."""
+
+LINES = 10_000
+"""Lines of output that go to a run's log. Prefect keeps each as a row of its database."""
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
@@ -54,6 +58,24 @@ class Ended:
     exit_code: int
     tail: str
     timed_out: bool = False
+
+
+class Log:
+    """The run's log, as far as a command may fill it."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+        self._count = 0
+
+    def line(self, line: str) -> None:
+        """Log a line of output."""
+        self._count += 1
+        if self._count <= LINES:
+            self._logger.info("%s", line)
+        elif self._count == LINES + 1:
+            self._logger.warning(
+                "The log ends here, after %d lines; the last 64 KiB of all are kept.", LINES
+            )
 
 
 async def run(

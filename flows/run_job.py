@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.records import Records, RecordsError, RecordsRefused, TenantRecords
 from flows.blocks_by_name import load
-from flows.commands import CannotBegin, Ended, run
+from flows.commands import CannotBegin, Ended, Log, run
 from flows.occurrence import current_occurrence
 from flows.tenancy import tenant_of
 
@@ -25,9 +25,6 @@ TRUE = ("1", "true", "yes", "on")
 
 ASK_SECONDS = 0.5
 """How long to wait for the turn before asking again; while the jobs are held, up to ten times."""
-
-LINES = 10_000
-"""Lines of output that go to the run's log. Prefect keeps each as a row of its database."""
 
 NOT_FOUND, CONFLICT = 404, 409
 
@@ -163,7 +160,7 @@ async def _carry_out(job: Job) -> Any:
     told = await job.begin()
     if told.decision == "gone":
         return Cancelled(message=f"The job {told.name!r} is not this run's: {told.why}.")
-    log = _Log()
+    log = Log()
     get_run_logger().info("$ %s", told.command)
     ended, error = None, None
     try:
@@ -193,21 +190,3 @@ def _state(told: Told, ended: Ended | None, error: str | None, status: str) -> A
     if status == "cancelled":
         return Cancelled(message=f"The job {told.name!r} was cancelled.")
     return Failed(message=f"{message} (it is queued again)" if status == "queued" else message)
-
-
-class _Log:
-    """The run's log, as far as a command may fill it."""
-
-    def __init__(self) -> None:
-        self._logger = get_run_logger()
-        self._count = 0
-
-    def line(self, line: str) -> None:
-        """Log a line of output."""
-        self._count += 1
-        if self._count <= LINES:
-            self._logger.info("%s", line)
-        elif self._count == LINES + 1:
-            self._logger.warning(
-                "The log ends here, after %d lines; the job keeps the last 64 KiB.", LINES
-            )

@@ -2,10 +2,9 @@
 
 import os
 
-from prefect import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.commands import CannotBegin, run
+from flows.commands import CannotBegin, Log, run
 from flows.run_job import ALLOWED, TRUE
 from flows.step_values import Unfit
 
@@ -43,14 +42,13 @@ async def command(asked: Command, tenant: str, key: str) -> dict[str, object]:
             f"This worker does not run commands; who starts it allows it with {ALLOWED}=1 in its "
             "environment"
         )
-    log = get_run_logger()
     own = {"ROTA_TENANT": tenant, "ROTA_IDEMPOTENCY_KEY": key}
     try:
         ended = await run(
             asked.command,
             environment={**asked.environment, **own},
             directory=asked.directory,
-            on_line=lambda line: log.info("%s", line),
+            on_line=Log().line,
         )
     except CannotBegin as error:
         raise Unfit(str(error)) from None

@@ -33,7 +33,14 @@ async def filled(value: Any, context: Mapping[str, Any]) -> Any:
             raise Unfit(f"A template of its input cannot be rendered: {error}") from None
     left = iter(rendered)
     value = _each(value, TEMPLATE, lambda said: next(left))
-    return _each(value, FROM, lambda said: followed(said.split("."), context, said))
+    return _each(value, FROM, lambda said: _data(said, context))
+
+
+def _data(path: str, context: Mapping[str, Any]) -> Any:
+    found = followed(path.split("."), context, path)
+    if isinstance(found, Mapping) and found.keys() == {SECRET}:
+        raise Unfit(f"What stands at {path} names a secret, and only the action itself may")
+    return found
 
 
 def followed(parts: list[str], value: Any, path: str) -> Any:

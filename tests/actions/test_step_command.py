@@ -36,6 +36,16 @@ async def test_a_command_is_no_template(actions):
     assert answer.json()["errors"][0]["field"] == "steps.0.input.command"
 
 
+async def test_a_command_that_never_stops_writing_does_not_fill_the_log(actions, caplog):
+    await actions.made("much", step("much", "command", command="seq 10050; echo last"))
+
+    output = await run("much")
+
+    assert output["output"].endswith("10050\nlast\n")
+    assert "The log ends here, after 10000 lines" in caplog.text
+    assert sum(one.isdecimal() for one in caplog.messages) == 10_000
+
+
 async def test_an_exit_code_other_than_0_fails_the_step(actions):
     await actions.made("fails", step("fail", "command", command="echo so; echo why >&2; exit 3"))
 

@@ -47,6 +47,14 @@ async def one(api: Any, jobs: str, name: str = "export") -> dict[str, Any]:
 # -- queueing
 
 
+async def test_nobody_but_workers_learns_what_a_job_s_environment_holds(api, jobs):
+    await queue(api, jobs, environment={"API_KEY": "s3cret"})
+    body = {"run_id": RUN, "attempt": 1, "execution": str(uuid4())}
+    answer = await api.post(f"{jobs}/export/start", "editor", json=body)
+    assert (answer.status_code, "s3cret" in answer.text) == (403, False)
+    assert (await start(api, jobs))["environment"] == {"API_KEY": "s3cret"}
+
+
 async def test_a_job_is_queued_with_what_it_was_given(api, jobs, acme):
     made = await queue(
         api,

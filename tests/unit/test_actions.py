@@ -6,6 +6,7 @@ import pytest
 
 from deployments.actions import Faulty, read, runnable
 from deployments.step_inputs import faults
+from flows.step_values import Unfit, filled
 
 
 def log(name, *following, text="Hello", **fields):
@@ -175,6 +176,22 @@ def test_an_input_that_does_not_fit_its_kind_is_told_by_its_field(kind, given, l
 )
 def test_an_input_that_fits_passes_and_so_does_what_is_only_known_later(kind, given):
     assert list(faults(kind, given)) == []
+
+
+@pytest.mark.parametrize("kind", ["http", "command", "slack", "workflow"])
+def test_nobody_but_the_action_says_what_a_step_does(kind):
+    for given in ({"$from": "steps.a.output.body"}, template("{{ steps.a.output.body }}")):
+        [fault] = faults(kind, given)
+        assert fault.startswith("input: only a log takes all of it from elsewhere")
+    assert list(faults("command", {"command": {"$from": "steps.a.output.body"}})) != []
+
+
+async def test_an_answer_names_no_secret():
+    context = {"steps": {"a": {"output": {"body": {"$secret": "ops"}}}}}
+    with pytest.raises(Unfit, match="names a secret, and only the action itself may"):
+        await filled({"headers": {"X-A": {"$from": "steps.a.output.body"}}}, context)
+    own = {"headers": {"X-A": {"$secret": "ops"}}}
+    assert await filled(own, context) == own
 
 
 def test_a_step_takes_from_its_template_what_it_does_not_say():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -33,6 +33,24 @@ async def due(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Defi
         return list(
             await session.scalars(
                 select(Definition).where(Definition.next_run_at <= at).limit(limit)
+            )
+        )
+
+
+async def relative(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Definition]:
+    """Return definitions due so long after a run: those due until `at`, and those that wait."""
+    due = Definition.after_at + func.make_interval(0, 0, 0, 0, 0, 0, Definition.after_seconds)
+    chosen = (
+        Definition.deployment_id.is_not(None),
+        or_(due <= at, Definition.after_at == outcomes.UNDER_WAY),
+    )
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        return list(
+            await session.scalars(
+                select(Definition)
+                .where(Definition.after_at.is_not(None), *chosen)
+                .order_by(Definition.after_at)
+                .limit(limit)
             )
         )
 

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
@@ -118,7 +119,7 @@ async def test_the_audit_tells_who_wrote_which_action(api: Any, acme: str, path:
     found = (await api.get("/audit", params={"tenant": acme})).json()["items"]
 
     assert [(one["kind"], one["operation"], one["who"]) for one in found[:2]] == [
-        ("action_settings", "insert", "admin"),
+        ("setting", "insert", "admin"),
         ("action", "insert", "admin"),
     ]
     assert found[1]["after"]["steps"] == [a_step()]
@@ -255,6 +256,28 @@ async def test_only_an_administrator_of_all_tenants_opens_the_network(api: Any, 
     known = ["10.1.0.0/16", "fd00::1/128", "intranet.example.com"]
     assert answer.json() == {"addresses": known}
     assert (await api.get(where, "viewer")).json() == {"addresses": known}
+
+
+@pytest.mark.parametrize("value", ['"10.0.0.1"', "[1]", '["a b"]', '[""]', "null", "{}"])
+async def test_by_sql_the_list_of_addresses_is_one_too(acme: str, sql: Any, value: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="allowed_addresses: a list"):
+        await sql.execute(
+            "insert into settings (tenant, key, value) values "
+            f"($1, 'allowed_addresses', '{value}')",
+            acme,
+        )
+
+
+async def test_a_list_that_was_written_by_sql_is_read(api: Any, acme: str, sql: Any) -> None:
+    await sql.execute(
+        "insert into settings (tenant, key, value) values "
+        "($1, 'allowed_addresses', '[\"10.0.0.0/8\", \"fd00::1\"]')",
+        acme,
+    )
+
+    found = await api.get(f"/tenants/{acme}/allowed-addresses", "viewer")
+
+    assert found.json() == {"addresses": ["10.0.0.0/8", "fd00::1"]}
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.1/8", "300.1.1.1", "http://a", "a b", "", "-a", "*"])

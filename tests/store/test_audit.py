@@ -93,7 +93,7 @@ async def test_a_delete_is_audited_with_what_there_was(sql, quiet):
         ("tokens", ["token"]),
         (
             "tenants cascade",
-            "action action_settings definition job setting step_template tenant token".split(),
+            "action definition job setting step_template tenant token".split(),
         ),
     ],
 )

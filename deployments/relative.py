@@ -26,14 +26,15 @@ STATES = ("Pending", "Running", "Retrying", "AwaitingRetry", "Cancelling", "Paus
 
 async def wait_for_runs(engine: AsyncEngine, gateway: Gateway, at: datetime) -> None:
     """Let what is due soon after `at` (UTC, aware) wait for runs, or go on if they are gone."""
-    rows = {str(one.deployment_id): one for one in await status.relative(engine, at + AHEAD)}
+    found = await status.relative(engine, at, at + AHEAD)
+    rows = {str(one.deployment_id): one for one in found}
     busy = await _busy(gateway, rows)
     changed = []
     for key, one in rows.items():
         waits = one.after_at == UNDER_WAY
         if waits and key not in busy:
             changed.append({"id": one.id, "after_at": at})  # its end is not to be had any more
-        elif not waits and key in busy and _due(one) > at:
+        elif not waits and key in busy:
             changed.append({"id": one.id, "after_at": UNDER_WAY})
     await status.record(engine, changed)
 
@@ -55,9 +56,3 @@ def _is_own(row: Definition, run: Mapping[str, Any]) -> bool:
     assert row.after_at is not None
     due = datetime.fromisoformat(run["expected_start_time"])
     return who(run) == "schedule" and due >= row.after_at
-
-
-def _due(row: Definition) -> datetime:
-    assert row.after_at is not None
-    assert row.after_seconds is not None
-    return row.after_at + timedelta(seconds=row.after_seconds)

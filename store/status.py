@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -37,22 +37,23 @@ async def due(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Defi
         )
 
 
-async def relative(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Definition]:
-    """Return definitions due so long after a run: those due until `at`, and those that wait."""
+async def relative(
+    engine: AsyncEngine, at: datetime, until: datetime, limit: int = 2000
+) -> list[Definition]:
+    """Return definitions that wait for the end of a run, or are due so long after one.
+
+    Args:
+        engine: The database.
+        at: Those that are due later than this,
+        until: and not later than this; in UTC.
+        limit: The most rows.
+    """
     due = Definition.after_at + func.make_interval(0, 0, 0, 0, 0, 0, Definition.after_seconds)
-    chosen = (
-        Definition.deployment_id.is_not(None),
-        or_(due <= at, Definition.after_at == outcomes.UNDER_WAY),
-    )
+    waits = Definition.after_at == outcomes.UNDER_WAY
+    soon = and_(Definition.after_at <= until, due > at, due <= until)
+    chosen = select(Definition).where(Definition.deployment_id.is_not(None), or_(waits, soon))
     async with AsyncSession(engine, expire_on_commit=False) as session:
-        return list(
-            await session.scalars(
-                select(Definition)
-                .where(Definition.after_at.is_not(None), *chosen)
-                .order_by(Definition.after_at)
-                .limit(limit)
-            )
-        )
+        return list(await session.scalars(chosen.order_by(Definition.after_at).limit(limit)))
 
 
 async def read_until(engine: AsyncEngine) -> datetime:

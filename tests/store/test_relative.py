@@ -1,6 +1,6 @@
 """From when on `after_seconds` counts, and what runs that end make of it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -140,10 +140,13 @@ async def test_resuming_what_has_run_makes_it_due_again_and_nothing_else(
 async def test_those_due_until_an_instant_and_those_that_wait_are_found(
     engine: Any, sql: Any, written: datetime
 ) -> None:
-    for at, expected in ((59, 0), (60, 1)):
-        found = await status.relative(engine, written + timedelta(seconds=at))
-        assert len(found) == expected
+    def seconds(at: float) -> datetime:
+        return written + timedelta(seconds=at)
+
+    for at, until, expected in ((0, 59, 0), (0, 60, 1), (59, 90, 1), (60, 90, 0)):
+        found = await status.relative(engine, seconds(at), seconds(until))
+        assert len(found) == expected, (at, until)
     await sql.execute("update definitions set after_at = $1", UNDER_WAY)
-    assert len(await status.relative(engine, datetime.now(UTC))) == 1
+    assert len(await status.relative(engine, seconds(0), seconds(1))) == 1
     await sql.execute("update definitions set after_at = null")
-    assert await status.relative(engine, UNDER_WAY) == []
+    assert await status.relative(engine, seconds(0), UNDER_WAY) == []

@@ -208,10 +208,9 @@ def build_for(definition: Definition) -> Schedule | None:
         day_and=definition.day_and,
         created_at=definition.created_at,
     )
-    if definition.after_seconds is None or not isinstance(schedule, Once):
+    if definition.after_seconds is None or not isinstance(schedule, Once) or begins is None:
         return schedule
-    held_back = begins is not None and schedule.at < begins < NEVER
-    return Once(whole_second_from(begins)) if held_back else schedule
+    return Once(whole_second_from(begins)) if schedule.at < begins < NEVER else schedule
 
 
 def missed_once(definition: Definition, schedule: Schedule | None) -> datetime | None:

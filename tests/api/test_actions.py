@@ -1,5 +1,8 @@
 """Actions, step templates, what runs have done, and which addresses they may call."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -110,6 +113,17 @@ async def test_an_action_that_definitions_run_is_not_deleted(
     assert "is run by the definitions greets" in answer.json()["detail"]
     await api.delete(f"{definitions}/greets")
     assert (await api.delete(f"{path}/hi")).status_code == 204
+
+
+async def test_the_examples_of_the_guide_are_taken(api: Any, acme: str, subtests: Any) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "actions.md").read_text()
+    found = re.findall(r"curl -s -X (\w+) .*? \$API/tenants/acme/(\S+) -d '(.*?)'\n", guide, re.S)
+
+    assert len(found) == 3
+    for method, where, body in found:
+        with subtests.test(f"{method} {where}"):
+            answer = await api.call(method, f"/tenants/{acme}/{where}", json=json.loads(body))
+            assert answer.status_code in (200, 201), answer.text
 
 
 async def test_the_audit_tells_who_wrote_which_action(api: Any, acme: str, path: str) -> None:

@@ -61,7 +61,7 @@ async def run_id(remote: Any, watch: Any, sql: asyncpg.Connection, a_definition:
     await sql.execute(
         "insert into dead_letters (tenant, id, definition_id, name, run_id, occurrence, trigger, "
         "parameters, first_at, last_at) select tenant, $1, id, name, $1, now(), 'schedule', "
-        "parameters, now(), now() from definitions",
+        "parameters, now(), now() from definitions where name = 'nightly-sync'",
         UUID(LETTER),
     )
     asked = await remote.post("/tenants/acme/definitions/nightly-sync/run", json={})

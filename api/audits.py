@@ -31,7 +31,6 @@ Kind = Literal[
     "setting",
     "action",
     "step_template",
-    "action_settings",
 ]
 
 

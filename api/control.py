@@ -229,10 +229,11 @@ def _check_that_it_comes(row: Definition) -> None:
         **{
             name: getattr(row, name)
             for name in (
-                "id tenant name duty cron interval_seconds anchor_at run_at timezone day_and "
-                "starts_at ends_at created_at updated_at"
+                "id tenant name duty cron interval_seconds anchor_at run_at after_seconds timezone "
+                "day_and starts_at ends_at created_at updated_at"
             ).split()
-        }
+        },
+        after_at=datetime.now(UTC),
     )
     try:
         schedule = build_for(again)

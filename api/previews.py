@@ -56,7 +56,7 @@ class Preview(BaseModel):
 
 
 class ScheduleBody(Strict):
-    """A schedule: one of cron, interval_seconds and run_at."""
+    """A schedule: one of cron, interval_seconds, run_at and after_seconds."""
 
     cron: Text | None = Field(
         None, max_length=255, description="A cron expression", examples=["0 3 * * *"]
@@ -69,6 +69,11 @@ class ScheduleBody(Strict):
     )
     run_at: Instant | None = Field(
         None, description="The one instant", examples=[documents.INSTANT]
+    )
+    after_seconds: int | None = Field(
+        None,
+        description="A whole number of seconds from 1 on, counted from `since`",
+        examples=[3600],
     )
     timezone: Text = Field(
         "UTC", max_length=255, description="The name of a time zone", examples=["Europe/Berlin"]
@@ -119,6 +124,8 @@ async def preview_schedule(request: Request, caller: Anybody, body: ScheduleBody
             interval_seconds=body.interval_seconds,
             anchor_at=body.anchor_at,
             run_at=body.run_at,
+            after_seconds=body.after_seconds,
+            after_at=since,
             timezone=body.timezone,
             day_and=body.day_and,
             created_at=since,

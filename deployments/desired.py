@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from deployments.inputs import InvalidInput, declared, filled
-from deployments.schedule import Interval, InvalidSchedule, Once, Schedule, build
+from deployments.schedule import (
+    Interval,
+    InvalidSchedule,
+    Once,
+    Schedule,
+    build,
+    whole_second_from,
+)
 from deployments.spec import (
     ALLOW_COMMANDS,
     POLICIES,
@@ -184,18 +191,26 @@ def _duty(name: str, rules: Rules) -> Duty:
 def build_for(definition: Definition) -> Schedule | None:
     """Return when a definition is due; None on demand only.
 
+    What is due so long after a run, and not before a pause has ended, is due at the end of that.
+
     Raises:
         InvalidSchedule: A column holds what cannot be scheduled.
     """
-    return build(
+    after_at, begins = definition.after_at, _begins(definition)
+    schedule = build(
         cron=definition.cron,
         interval_seconds=definition.interval_seconds,
         anchor_at=definition.anchor_at,
         run_at=definition.run_at,
+        after_seconds=definition.after_seconds,
+        after_at=after_at if after_at and after_at < NEVER else None,
         timezone=definition.timezone,
         day_and=definition.day_and,
         created_at=definition.created_at,
     )
+    if definition.after_seconds is None or not isinstance(schedule, Once) or begins is None:
+        return schedule
+    return Once(whole_second_from(begins)) if schedule.at < begins < NEVER else schedule
 
 
 def missed_once(definition: Definition, schedule: Schedule | None) -> datetime | None:
@@ -224,7 +239,7 @@ def _check_once(definition: Definition, schedule: Schedule | None) -> None:
 
     One that passed since is just late.
     """
-    if not isinstance(schedule, Once):
+    if not isinstance(schedule, Once) or definition.after_seconds is not None:
         return
     due = f"run_at: {_instant(schedule.at)}"
     if definition.starts_at is not None and schedule.at < definition.starts_at:

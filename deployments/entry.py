@@ -169,6 +169,11 @@ class Entry(Strict):
     run_at: Instant | None = Field(
         None, description=_AN_INSTANT, examples=["2026-03-01T08:00:00+01:00"]
     )
+    after_seconds: int | None = Field(
+        None,
+        description="a whole number of seconds from 1 on: once, so long after the previous run",
+        examples=[3600],
+    )
     timezone: Text = Field(
         "UTC",
         description="the name of a time zone, such as Europe/Berlin",

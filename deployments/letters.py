@@ -61,6 +61,9 @@ def ended(run: Mapping[str, Any]) -> Ended | None:
         state=run["state_name"],
         completed=run["state_type"] == "COMPLETED",
         failure=_failure(run) if run["state_type"] in FAILED else None,
+        due_at=datetime.fromisoformat(run["expected_start_time"])
+        if who(run) == "schedule"
+        else None,
     )
 
 

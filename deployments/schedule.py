@@ -1,5 +1,7 @@
 """When a definition is due: by cron, at an interval, once, or only on demand.
 
+Once is at an instant, or so long after another one.
+
 `build` turns the schedule columns of a row into a `Cron`, an `Interval`, a `Once` or None, and
 refuses with `InvalidSchedule` what Prefect would refuse, never run, or run at other times than
 written. All instants are aware and in UTC, and none of this reads the clock.
@@ -43,6 +45,7 @@ __all__ = [
     "Schedule",
     "build",
     "canonical",
+    "whole_second_from",
 ]
 
 SHORTEST_INTERVAL = 60  # seconds
@@ -53,7 +56,8 @@ class InvalidSchedule(ValueError):
     """A schedule column holds what cannot be scheduled.
 
     Attributes:
-        field: The column: `cron`, `interval_seconds`, `run_at`, `timezone` or `anchor_at`.
+        field: The column: `cron`, `interval_seconds`, `run_at`, `after_seconds`, `timezone` or
+            `anchor_at`.
         value: What the column holds.
         problem: What is wrong with it, to be read after the value.
         remedy: What to do about it.
@@ -209,7 +213,7 @@ class Interval(_Occurring):
     anchor: datetime
 
     def __post_init__(self) -> None:
-        _check_interval(self.seconds)
+        _check_seconds("interval_seconds", self.seconds, SHORTEST_INTERVAL)
         object.__setattr__(self, "anchor", _whole_second("anchor_at", self.anchor))
 
     def next_after(self, at: datetime) -> datetime | None:
@@ -279,6 +283,8 @@ def build(
     interval_seconds: int | None = None,
     anchor_at: datetime | None = None,
     run_at: datetime | None = None,
+    after_seconds: int | None = None,
+    after_at: datetime | None = None,
     timezone: str = "UTC",
     day_and: bool = False,
     created_at: datetime,
@@ -290,6 +296,8 @@ def build(
         interval_seconds: Elapsed seconds from one occurrence to the next.
         anchor_at: An instant to count intervals from; without it they count from `created_at`.
         run_at: The one instant to run at.
+        after_seconds: Elapsed seconds from `after_at` to the one instant to run at.
+        after_at: What `after_seconds` counts from; None if nothing is due at present.
         timezone: IANA name of the zone whose wall clock `cron` follows; the others ignore it.
         day_and: Day of month and day of week of `cron` must both match.
         created_at: When the row was made, aware.
@@ -297,7 +305,7 @@ def build(
     Raises:
         InvalidSchedule: A column holds what cannot be scheduled, or two contradict each other.
     """
-    _check_columns(cron, interval_seconds, anchor_at, run_at)
+    _check_columns(cron, interval_seconds, anchor_at, run_at, after_seconds)
     _zone(timezone)
     if cron is not None:
         return Cron(cron, timezone, day_and)
@@ -305,7 +313,16 @@ def build(
         return Interval(interval_seconds, created_at if anchor_at is None else anchor_at)
     if run_at is not None:
         return Once(run_at)
+    if after_seconds is not None:
+        _check_seconds("after_seconds", after_seconds, 1)
+        if after_at is not None:
+            return Once(whole_second_from(after_at) + timedelta(seconds=after_seconds))
     return None
+
+
+def whole_second_from(at: datetime) -> datetime:
+    """Return the first whole second at `at` or after it."""
+    return at.replace(microsecond=0) + timedelta(seconds=1 if at.microsecond else 0)
 
 
 def canonical(schedule: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,8 +353,15 @@ def canonical(schedule: Mapping[str, Any]) -> dict[str, Any]:
 # Columns
 
 
-def _check_columns(cron: object, interval: object, anchor: object, run_at: object) -> None:
-    columns = {"cron": cron, "interval_seconds": interval, "run_at": run_at}
+def _check_columns(
+    cron: object, interval: object, anchor: object, run_at: object, after: object
+) -> None:
+    columns = {
+        "cron": cron,
+        "interval_seconds": interval,
+        "run_at": run_at,
+        "after_seconds": after,
+    }
     given = [name for name, value in columns.items() if value is not None]
     if len(given) > 1:
         others = " and ".join(given[1:])
@@ -348,16 +372,17 @@ def _check_columns(cron: object, interval: object, anchor: object, run_at: objec
         raise InvalidSchedule("anchor_at", anchor, "has no interval to anchor", remedy)
 
 
-def _check_interval(seconds: object) -> None:
+def _check_seconds(column: str, seconds: object, least: int) -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, int):
         problem, remedy = "is not a whole number", "give whole seconds"
-    elif seconds < SHORTEST_INTERVAL:
-        problem, remedy = "is too short", f"give at least {SHORTEST_INTERVAL} seconds"
+    elif seconds < least:
+        problem = "is too short"
+        remedy = f"give at least {least} second{'' if least == 1 else 's'}"
     elif seconds > LONGEST_INTERVAL:
         problem, remedy = "is too long", f"give at most {LONGEST_INTERVAL} seconds, ten years"
     else:
         return
-    raise InvalidSchedule("interval_seconds", seconds, problem, remedy)
+    raise InvalidSchedule(column, seconds, problem, remedy)
 
 
 def _whole_second(column: str, at: object) -> datetime:

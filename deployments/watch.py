@@ -29,6 +29,7 @@ from deployments.jobs import Dispatcher
 from deployments.letters import ended
 from deployments.policy import Policy, sync
 from deployments.reconcile import MANY, Reconciler, Report
+from deployments.relative import wait_for_runs
 from deployments.schedule import InvalidSchedule
 from deployments.spec import owner_tag
 from store import changes, database, dispatch, roster, status
@@ -312,6 +313,7 @@ class Watch:
         """Let the rows know what has run, and what runs next."""
         await asyncio.sleep(self.settings.status_seconds)
         await count_runs(self.engine, self.gateway)
+        await wait_for_runs(self.engine, self.gateway, datetime.now(UTC))
         await refresh_next_runs(self.engine, datetime.now(UTC))
 
 

@@ -170,6 +170,8 @@ def _when(one: Definition) -> str:
         return f"{one.cron} ({one.timezone}{joined})"
     if one.interval_seconds is not None:
         return f"every {one.interval_seconds} s"
+    if one.after_seconds is not None:
+        return f"once, {one.after_seconds} s after the previous run"
     return f"once, {show.when(one.run_at, one.timezone)}" if one.run_at else "on demand"
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store.actions import one_of, templates_of
+from store.actions import addresses_of, one_of, templates_of
 from store.fleet import hold
-from store.steps import Action, ActionRun, ActionSettings, ActionStep
+from store.steps import Action, ActionRun, ActionStep
 from store.writing import writing
 
 MOST_BYTES = 8 * 1024 * 1024
@@ -77,12 +77,11 @@ async def begin(engine: AsyncEngine, tenant: str, action: str, run_id: UUID) -> 
             raise Elsewhere(run.action)
         run.revision = found.revision
         done = steps_of(tenant, run_id).where(ActionStep.status == "completed")
-        settings = await session.get(ActionSettings, tenant)
         return Begun(
             found,
             await templates_of(session, tenant),
             list(await session.scalars(done)),
-            settings.allowed_addresses if settings is not None else [],
+            await addresses_of(session, tenant),
         )
 
 

@@ -7,17 +7,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from store.fleet import hold
 from store.models import Definition, Tenant
-from store.steps import Action, ActionSettings, StepTemplate
+from store.steps import Action, StepTemplate
+from store.work import Setting
 from store.writing import writing
 
 DUTY = "run_action"
 """The duty whose parameter `action` names one."""
+
+ADDRESSES_KEY = "allowed_addresses"
+"""The setting that says what a tenant's actions may call beside the public Internet."""
 
 Named = TypeVar("Named", Action, StepTemplate)
 
@@ -120,9 +124,14 @@ def rows(model: type[Named], tenant: str, q: str | None = None) -> Select[Any]:
 async def allowed_addresses(engine: AsyncEngine, tenant: str) -> tuple[bool, list[str]]:
     """Return whether there is such a tenant, and which addresses its actions may also call."""
     async with AsyncSession(engine) as session:
-        row = await session.get(ActionSettings, tenant)
-        there = row is not None or await session.get(Tenant, tenant) is not None
-        return there, list(row.allowed_addresses) if row is not None else []
+        there = await session.get(Tenant, tenant) is not None
+        return there, await addresses_of(session, tenant)
+
+
+async def addresses_of(session: AsyncSession, tenant: str) -> list[str]:
+    """Return which addresses a tenant's actions may also call."""
+    row = await session.get(Setting, (tenant, ADDRESSES_KEY))
+    return list(row.value) if row is not None else []
 
 
 async def allow_addresses(
@@ -136,11 +145,11 @@ async def allow_addresses(
     async with writing(engine, who) as session:
         if not await hold(session, tenant, "actions"):
             raise NoResultFound
-        row = await session.get(ActionSettings, tenant, with_for_update=True)
+        row = await session.get(Setting, (tenant, ADDRESSES_KEY), with_for_update=True)
         if row is None:
-            session.add(ActionSettings(tenant=tenant, allowed_addresses=addresses))
-        elif row.allowed_addresses != addresses:
-            row.allowed_addresses = addresses
+            session.add(Setting(tenant=tenant, key=ADDRESSES_KEY, value=addresses))
+        elif row.value != addresses:
+            row.value, row.updated_at = addresses, func.now()
 
 
 async def templates_of(session: AsyncSession, tenant: str) -> dict[str, dict[str, Any]]:

@@ -24,10 +24,10 @@ from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 SPEC_COLUMNS = (
-    "title description duty parameters inputs cron interval_seconds anchor_at run_at timezone "
-    "day_and starts_at ends_at enabled paused_until pause_note overlap retries retry_delay_seconds "
-    "timeout_seconds work_pool job_variables tags keep_runs pause_after_failures notify notify_on "
-    "notify_after"
+    "title description duty parameters inputs cron interval_seconds anchor_at run_at after_seconds "
+    "timezone day_and starts_at ends_at enabled paused_until pause_note overlap retries "
+    "retry_delay_seconds timeout_seconds work_pool job_variables tags keep_runs "
+    "pause_after_failures notify notify_on notify_after"
 ).split()
 """The columns of a definition that belong to its user, beside its identity."""
 
@@ -73,7 +73,7 @@ class Definition(Base):
     """Which duty, when, with which parameters and policies, for which tenant.
 
     Spec columns belong to the user, status columns (from `deployment_id` on) to Rota; neither
-    writes the other's.
+    writes the other's. `after_at` is what `after_seconds` counts from, null once that has run.
     """
 
     __tablename__ = "definitions"
@@ -96,6 +96,7 @@ class Definition(Base):
     interval_seconds: Mapped[int | None] = mapped_column(BigInteger, default=None)
     anchor_at: Mapped[datetime | None] = mapped_column(default=None)
     run_at: Mapped[datetime | None] = mapped_column(default=None)
+    after_seconds: Mapped[int | None] = mapped_column(BigInteger, default=None)
     timezone: Mapped[str] = mapped_column(server_default=text("'UTC'"), default="UTC")
     day_and: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     starts_at: Mapped[datetime | None] = mapped_column(default=None)
@@ -135,6 +136,7 @@ class Definition(Base):
     run_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     failures: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
     outcome: Mapped[str | None] = mapped_column(default=None)
+    after_at: Mapped[datetime | None] = mapped_column(default=None)
     revision: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,6 +20,9 @@ from store.models import Definition
 SAID = 500
 """Characters of an error that a notice or the note of a pause repeats."""
 
+UNDER_WAY = datetime(9000, 1, 1, tzinfo=UTC)
+"""Stands in `after_at` while a run is under way, whose end it will count from."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -30,6 +33,7 @@ class Ended:
         deployment_id: Its deployment.
         started_at: When it began.
         ended_at: When it ended.
+        due_at: When it was due by its schedule; None if somebody has asked for it.
         state: How, as Prefect names it.
         completed: Whether it did what it was to do.
         failure: What is kept of it if it failed for good.
@@ -42,6 +46,7 @@ class Ended:
     state: str
     completed: bool = False
     failure: Failure | None = None
+    due_at: datetime | None = None
 
 
 async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
@@ -59,6 +64,8 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
             continue
         row.run_count += 1
         row.last_status, row.last_run_at = run.state, run.started_at
+        if row.after_at is not None:
+            row.after_at = _counts_from(row.after_at, run)
         if notice := _outcome(row, run):
             told[row.tenant].append(notice)
     await session.flush()
@@ -86,8 +93,15 @@ async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | N
 
 _USED = (
     "tenant name duty deployment_id enabled pause_note pause_after_failures notify notify_on "
-    "notify_after run_count last_status last_run_at failures outcome"
+    "notify_after run_count last_status last_run_at failures outcome after_at"
 ).split()
+
+
+def _counts_from(at: datetime, run: Ended) -> datetime | None:
+    """Return from when on `after_seconds` counts now; None if this was the run it counted to."""
+    if run.due_at is not None and run.due_at >= at:
+        return None
+    return run.ended_at if at == UNDER_WAY else max(at, run.ended_at)
 
 
 def _outcome(row: Definition, run: Ended) -> Notice | None:

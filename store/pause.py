@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from store.models import Definition
@@ -25,9 +25,11 @@ async def pause(
 
 
 async def resume(engine: AsyncEngine, definition_id: UUID, who: str | None = None) -> None:
-    """Let a definition run again, whatever paused it."""
+    """Let a definition run again, whatever paused it; what is due once and has run, once more."""
     again: dict[str, object] = {"enabled": True, "paused_until": None, "pause_note": None}
-    await _write(engine, definition_id, who, again)
+    # The trigger clears it again where there is no `after_seconds`.
+    counted = {"after_at": func.coalesce(Definition.after_at, func.clock_timestamp())}
+    await _write(engine, definition_id, who, again | counted)
 
 
 async def _write(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -35,6 +35,25 @@ async def due(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Defi
                 select(Definition).where(Definition.next_run_at <= at).limit(limit)
             )
         )
+
+
+async def relative(
+    engine: AsyncEngine, at: datetime, until: datetime, limit: int = 2000
+) -> list[Definition]:
+    """Return definitions that wait for the end of a run, or are due so long after one.
+
+    Args:
+        engine: The database.
+        at: Those that are due later than this,
+        until: and not later than this; in UTC.
+        limit: The most rows.
+    """
+    due = Definition.after_at + func.make_interval(0, 0, 0, 0, 0, 0, Definition.after_seconds)
+    waits = Definition.after_at == outcomes.UNDER_WAY
+    soon = and_(Definition.after_at <= until, due > at, due <= until)
+    chosen = select(Definition).where(Definition.deployment_id.is_not(None), or_(waits, soon))
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        return list(await session.scalars(chosen.order_by(Definition.after_at).limit(limit)))
 
 
 async def read_until(engine: AsyncEngine) -> datetime:

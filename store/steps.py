@@ -95,14 +95,3 @@ class ActionStep(Base, kw_only=True):
     next: Mapped[str | None] = mapped_column(default=None)
     started_at: Mapped[datetime] = mapped_column(server_default=text("now()"), default=None)
     finished_at: Mapped[datetime | None] = mapped_column(default=None)
-
-
-class ActionSettings(Base, kw_only=True):
-    """What the operator lets the actions of a tenant do."""
-
-    __tablename__ = "action_settings"
-
-    tenant: Mapped[str] = mapped_column(ForeignKey(_TENANT, ondelete="CASCADE"), primary_key=True)
-    allowed_addresses: Mapped[list[str]] = mapped_column(
-        server_default=text("'{}'"), default_factory=list
-    )

@@ -63,7 +63,7 @@ class Job(Base, kw_only=True):
 
 
 class Setting(Base, kw_only=True):
-    """A figure that a tenant's people set."""
+    """What is set for a tenant, by its own people or by the operator; each key has its form."""
 
     __tablename__ = "settings"
 

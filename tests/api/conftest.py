@@ -229,7 +229,7 @@ def definitions(acme: str) -> str:
 
 def a_definition(name: str = "nightly", **fields: Any) -> dict[str, Any]:
     """Returns the body of a definition, due daily unless `fields` say otherwise."""
-    timed = {"cron", "interval_seconds", "run_at"} & fields.keys()
+    timed = {"cron", "interval_seconds", "run_at", "after_seconds"} & fields.keys()
     return {
         "name": name,
         "duty": "workflow_run",

@@ -72,10 +72,10 @@ def _to_what_is_there(case: Any, number: int) -> None:
 
 
 def _fitting(body: dict[str, Any], number: int) -> None:
-    """Leaves of the three kinds of schedule one, no date that has passed, and what is required."""
-    kinds = ("cron", "interval_seconds", "run_at")
+    """Leaves of the kinds of schedule one, no date that has passed, and what is required."""
+    kinds = ("cron", "interval_seconds", "run_at", "after_seconds")
     if {*kinds} <= body.keys():
-        for kind in {*kinds} - {kinds[number % 3]}:
+        for kind in {*kinds} - {kinds[number % len(kinds)]}:
             del body[kind]
     if body.get("duty") == "workflow_run" and body.get("parameters", {}) == {}:
         body["parameters"] = {"workflow_id": "sync"}

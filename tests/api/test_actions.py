@@ -1,8 +1,12 @@
 """Actions, step templates, what runs have done, and which addresses they may call."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
@@ -111,6 +115,17 @@ async def test_an_action_that_definitions_run_is_not_deleted(
     assert (await api.delete(f"{path}/hi")).status_code == 204
 
 
+async def test_the_examples_of_the_guide_are_taken(api: Any, acme: str, subtests: Any) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "actions.md").read_text()
+    found = re.findall(r"curl -s -X (\w+) .*? \$API/tenants/acme/(\S+) -d '(.*?)'\n", guide, re.S)
+
+    assert len(found) == 3
+    for method, where, body in found:
+        with subtests.test(f"{method} {where}"):
+            answer = await api.call(method, f"/tenants/{acme}/{where}", json=json.loads(body))
+            assert answer.status_code in (200, 201), answer.text
+
+
 async def test_the_audit_tells_who_wrote_which_action(api: Any, acme: str, path: str) -> None:
     await _put(api, f"{path}/hi", a_step())
     await api.put(f"/tenants/{acme}/allowed-addresses", json={"addresses": ["10.0.0.1"]})
@@ -118,7 +133,7 @@ async def test_the_audit_tells_who_wrote_which_action(api: Any, acme: str, path:
     found = (await api.get("/audit", params={"tenant": acme})).json()["items"]
 
     assert [(one["kind"], one["operation"], one["who"]) for one in found[:2]] == [
-        ("action_settings", "insert", "admin"),
+        ("setting", "insert", "admin"),
         ("action", "insert", "admin"),
     ]
     assert found[1]["after"]["steps"] == [a_step()]
@@ -255,6 +270,28 @@ async def test_only_an_administrator_of_all_tenants_opens_the_network(api: Any, 
     known = ["10.1.0.0/16", "fd00::1/128", "intranet.example.com"]
     assert answer.json() == {"addresses": known}
     assert (await api.get(where, "viewer")).json() == {"addresses": known}
+
+
+@pytest.mark.parametrize("value", ['"10.0.0.1"', "[1]", '["a b"]', '[""]', "null", "{}"])
+async def test_by_sql_the_list_of_addresses_is_one_too(acme: str, sql: Any, value: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="allowed_addresses: a list"):
+        await sql.execute(
+            "insert into settings (tenant, key, value) values "
+            f"($1, 'allowed_addresses', '{value}')",
+            acme,
+        )
+
+
+async def test_a_list_that_was_written_by_sql_is_read(api: Any, acme: str, sql: Any) -> None:
+    await sql.execute(
+        "insert into settings (tenant, key, value) values "
+        "($1, 'allowed_addresses', '[\"10.0.0.0/8\", \"fd00::1\"]')",
+        acme,
+    )
+
+    found = await api.get(f"/tenants/{acme}/allowed-addresses", "viewer")
+
+    assert found.json() == {"addresses": ["10.0.0.0/8", "fd00::1"]}
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.1/8", "300.1.1.1", "http://a", "a b", "", "-a", "*"])

@@ -120,6 +120,25 @@ async def test_what_has_no_next_date_is_not_resumed(
         assert (await api.get(f"{definitions}/{name}")).json()["enabled"] is False
 
 
+async def test_a_resume_lets_what_was_due_once_be_due_again_and_is_audited(
+    api: Any, definitions: str, a_definition: Any, watch: Any, sql: asyncpg.Connection
+) -> None:
+    after = f"{definitions}/after"
+    assert (await api.post(definitions, json=a_definition("after", after_seconds=60))).is_success
+    await watch.settle()
+    assert (await api.get(after)).json()["next_run_at"] is not None
+    await sql.execute("update definitions set after_at = null")  # it has run
+    await watch.settle()
+    assert (await api.get(after)).json()["next_run_at"] is None
+
+    assert (await api.post(f"{after}/resume", "editor")).is_success
+
+    await watch.settle()
+    assert (await api.get(after)).json()["next_run_at"] is not None
+    latest = (await api.get("/audit")).json()["items"][0]
+    assert (latest["operation"], latest["name"], latest["who"]) == ("update", "after", "editor")
+
+
 async def test_what_runs_on_demand_only_is_resumed_all_the_same(
     api: Any, definitions: str, a_definition: Any
 ) -> None:

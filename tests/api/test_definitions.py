@@ -145,6 +145,7 @@ UNFIT: tuple[tuple[str, Any], ...] = (
     ("cron", "* * * * * *"),
     ("timezone", "Europe/Berln"),
     ("interval_seconds", 59),
+    ("after_seconds", 0),
     ("run_at", "2020-01-01T00:00:00Z"),
     ("anchor_at", "2027-01-01T00:00:00Z"),
     ("retries", 101),
@@ -188,7 +189,8 @@ async def test_what_does_not_fit_is_refused_with_its_field_by_every_way_of_writi
     before = (await api.get(nightly)).json()
     for field, value in UNFIT:
         with subtests.test(f"{field}: {value!r:.50}"):
-            clear = {"cron": None} if field in ("interval_seconds", "run_at") else {}
+            timed = field in ("interval_seconds", "run_at", "after_seconds")
+            clear = {"cron": None} if timed else {}
             body = a_definition("another", **clear) | {field: value}
             answers = [
                 await api.post(definitions, json=body),

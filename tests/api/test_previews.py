@@ -55,6 +55,8 @@ async def test_intervals_and_single_dates_are_told_too(api: Any) -> None:
     assert once["occurrences"] == [
         {"local": "2026-03-28T08:00:00+09:00", "utc": "2026-03-27T23:00:00Z"}
     ]
+    after = await _preview(api, after_seconds=90, since="2026-03-27T23:00:00Z")
+    assert [one["utc"] for one in after["occurrences"]] == ["2026-03-27T23:01:30Z"]
     never = await _preview(api)
     assert (never["words"], never["occurrences"], never["warnings"]) == (None, [], [])
 

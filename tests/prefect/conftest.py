@@ -244,7 +244,7 @@ class House:
 
     async def define(self, name: str, **columns: Any) -> UUID:
         """Inserts a definition that is due every minute, unless `columns` say otherwise."""
-        timed = {"cron", "interval_seconds", "run_at"} & columns.keys()
+        timed = {"cron", "interval_seconds", "run_at", "after_seconds"} & columns.keys()
         columns = {
             "tenant": self.tenant,
             "name": name,

@@ -93,7 +93,7 @@ async def test_a_delete_is_audited_with_what_there_was(sql, quiet):
         ("tokens", ["token"]),
         (
             "tenants cascade",
-            "action action_settings definition job setting step_template tenant token".split(),
+            "action definition job setting step_template tenant token".split(),
         ),
     ],
 )
@@ -155,7 +155,7 @@ async def test_rotas_own_columns_are_never_in_it(sql, quiet):
     update, delete = await audited(sql)
 
     own = {"deployment_id", "fingerprint", "applied_at", "problem", "next_run_at", "last_run_at"}
-    own |= {"last_status", "run_count", "failures", "outcome", "revision"}
+    own |= {"last_status", "run_count", "failures", "outcome", "after_at", "revision"}
     columns = {column.key for column in Definition.__table__.columns}
     assert update["before"].keys() == update["after"].keys() == columns - own
     assert delete["before"].keys() == columns - own

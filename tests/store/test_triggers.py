@@ -18,6 +18,7 @@ OTHER = {
     "interval_seconds": "3600, cron = null",
     "anchor_at": "now(), cron = null, interval_seconds = 3600",
     "run_at": "now(), cron = null",
+    "after_seconds": "60, cron = null",
     "timezone": "'Europe/Berlin'",
     "day_and": "true",
     "starts_at": "now()",
@@ -118,7 +119,8 @@ async def test_every_column_is_either_the_users_or_rotas(sql):
     )
 
     identity = {"id", "tenant", "name", "created_at", "updated_at", "created_by"}
-    assert {row["attname"] for row in columns} == identity | {*SPEC_COLUMNS} | {*STATUS}
+    noted = {"after_at"}  # a status column that changes when something is due
+    assert {row["attname"] for row in columns} == identity | {*SPEC_COLUMNS} | {*STATUS} | noted
 
 
 async def test_an_update_that_changes_nothing_is_not_noted(sql, rows, nightly):
@@ -267,6 +269,8 @@ REFUSED = [
     ("inputs", "(repeat('[', 66) || repeat(']', 66))::jsonb", "inputs: nested at most 64 deep"),
     ("cron", _long(256), "cron: at most 255 characters"),
     ("interval_seconds", "59", "interval_seconds: at least 60"),
+    ("after_seconds", "0", "after_seconds: 1 to 315360000"),
+    ("after_seconds", "315360001", "after_seconds: 1 to 315360000"),
     ("overlap", "'never'", "overlap: allow, skip or queue"),
     ("retries", "-1", "retries: 0 to 100"),
     ("retries", "101", "retries: 0 to 100"),
@@ -344,9 +348,10 @@ async def test_what_no_column_may_hold_is_refused_by_name(sql, rows, column, val
 @pytest.mark.parametrize(
     ("columns", "constraint"),
     [
-        ("cron = '* * * * *', interval_seconds = 60", "cron, interval_seconds, run_at: one of"),
-        ("cron = '* * * * *', run_at = now()", "cron, interval_seconds, run_at: one of"),
+        ("cron = '* * * * *', interval_seconds = 60", "cron, interval_seconds, run_at, after"),
+        ("cron = '* * * * *', run_at = now()", "cron, interval_seconds, run_at, after"),
         ("cron = null, interval_seconds = 60, run_at = now()", "cron, interval_seconds, run_at"),
+        ("after_seconds = 60", "cron, interval_seconds, run_at, after_seconds: at most one"),
         ("starts_at = now(), ends_at = now()", "ends_at: later than starts_at"),
         ("starts_at = now(), ends_at = now() - interval '1 s'", "ends_at: later than starts_at"),
         (
@@ -381,9 +386,10 @@ async def test_every_check_is_tried(sql):
     tried = {constraint for _, _, constraint in REFUSED}
     assert {row["conname"] for row in checks} - tried == {
         "slug: lower-case letters, digits, single dashes; at most 63",
-        "cron, interval_seconds, run_at: one of them or none",
+        "cron, interval_seconds, run_at, after_seconds: at most one",
         "ends_at: later than starts_at",
         "anchor_at: from the year 1900 to 9000",
+        "after_at: from the year 1900 to 9000",
         "suspended_at: from the year 1900 to 9000",
     }
 

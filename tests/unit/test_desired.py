@@ -11,15 +11,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deployments.desired import (
+    NEVER,
     Problem,
     Rules,
     Wanted,
     build_for,
     desired,
+    missed_once,
     next_run,
     want,
 )
 from deployments.duties import Duty
+from deployments.schedule import Once
 from store.models import Definition
 
 REPORT = Duty(
@@ -58,7 +61,7 @@ TICK = timedelta.resolution
 
 def row(**columns: Any) -> Definition:
     """A definition as PostgreSQL gives it back, an hourly one where `columns` say nothing else."""
-    when = {"cron", "interval_seconds", "run_at"} & columns.keys()
+    when = {"cron", "interval_seconds", "run_at", "after_seconds"} & columns.keys()
     defaults: dict[str, Any] = {
         "id": ID,
         "tenant": "acme",
@@ -739,3 +742,45 @@ class TestNextRun:
 
         assert next_run(definition, build_for(definition), (), NOW) == expected
         assert want(definition, RULES, NOW).next_run_at == expected
+
+
+# -- so long after a run
+
+
+def after(**columns: Any) -> Definition:
+    return row(**{"after_seconds": 90, "after_at": utc("12:00:00.5"), **columns})
+
+
+@pytest.mark.parametrize(
+    ("columns", "due"),
+    [
+        ({}, utc("12:01:31")),
+        ({"after_at": utc("12:00")}, utc("12:01:30")),
+        ({"starts_at": utc("12:00:30")}, utc("12:01:31")),
+        ({"starts_at": utc("12:05:00.25")}, utc("12:05:01")),
+        ({"paused_until": utc("12:10")}, utc("12:10")),
+        ({"ends_at": utc("12:01")}, None),
+        ({"ends_at": utc("12:02")}, utc("12:01:31")),
+        ({"enabled": False}, None),
+        ({"paused_until": datetime.max.replace(tzinfo=UTC)}, None),
+        ({"after_at": None}, None),
+        ({"after_at": NEVER}, None),
+    ],
+)
+def test_it_is_due_so_long_after_what_it_counts_from(columns: Any, due: datetime | None):
+    assert want(after(**columns), RULES, NOW).next_run_at == due
+
+
+def test_what_has_run_leaves_no_schedule_and_its_deployment_active():
+    spec = want(after(after_at=None), RULES, NOW).spec
+    assert (spec.schedules, spec.paused) == ((), False)
+
+
+def test_one_that_nobody_could_apply_in_time_is_run_late():
+    late = after(after_at=utc("11:00"))
+    assert missed_once(late, build_for(late)) == utc("11:01:30")
+
+
+def test_what_it_counts_from_may_have_passed_when_the_row_was_changed():
+    late = after(after_at=utc("11:00"), updated_at=utc("11:30"))
+    assert want(late, RULES, NOW).schedule == Once(utc("11:01:30"))

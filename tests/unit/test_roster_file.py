@@ -139,6 +139,11 @@ def test_anchors_and_merge_keys_work():
             "offset from UTC, such as 2026-03-01T08:00:00+01:00",
         ),
         (
+            "after_seconds: 1.5",
+            "acme/a: after_seconds: 1.5 does not fit; give a whole number of seconds from 1 on: "
+            "once, so long after the previous run",
+        ),
+        (
             "overlap: maybe",
             "acme/a: overlap: 'maybe' does not fit; give allow, skip or queue",
         ),
@@ -388,6 +393,8 @@ def test_definitions_are_judged_as_the_reconciler_would():
         b"  - {name: d, duty: greet, run_at: 2026-02-01T00:00:00Z}\n"
         b"  - {name: e, duty: greet, timezone: europe/berlin}\n"
         b"  - {name: f, duty: greet}\n"
+        b"  - {name: g, duty: greet, after_seconds: 0}\n"
+        b"  - {name: h, duty: greet, after_seconds: 1}\n"
     )
     errors = check(parsed.rosters.values(), RULES, NOW, {})
     assert [one.split(": ")[:2] for one in errors] == [
@@ -396,6 +403,7 @@ def test_definitions_are_judged_as_the_reconciler_would():
         ["acme/c", "parameters.name"],
         ["acme/d", "run_at"],
         ["acme/e", "timezone"],
+        ["acme/g", "after_seconds"],
     ]
 
 
@@ -465,6 +473,7 @@ def test_a_dump_is_taken_back_as_it_was():
     rows = [
         Definition(id=uuid4(), tenant="acme", name="plain", duty="greet"),
         Definition(id=uuid4(), tenant="acme", name="full", duty="greet", **full),
+        Definition(id=uuid4(), tenant="acme", name="after", duty="greet", after_seconds=90),
     ]
     text = dump(tenants, rows)
     parsed = parse(text.encode())
@@ -478,4 +487,5 @@ def test_a_dump_is_taken_back_as_it_was():
         **Entry(name="x", duty="greet").values,
         **full,
     }
+    assert parsed.rosters["acme"].entries["after"].after_seconds == 90
     assert "  - name: plain\n    duty: greet\n  - name" in text

@@ -270,6 +270,17 @@ class TestRefusals:
     def test_interval(self, seconds: object, rest: str):
         assert refusal(interval_seconds=seconds) == f"interval_seconds: {seconds!r} {rest}"
 
+    @pytest.mark.parametrize(
+        ("seconds", "rest"),
+        [
+            (0, "is too short; give at least 1 second"),
+            (10**9, "is too long; give at most 315360000 seconds, ten years"),
+            (True, "is not a whole number; give whole seconds"),
+        ],
+    )
+    def test_after(self, seconds: object, rest: str):
+        assert refusal(after_seconds=seconds) == f"after_seconds: {seconds!r} {rest}"
+
     def test_interval_bounds(self):
         assert Interval(60, CREATED).next_after(CREATED)
         assert Interval(LONGEST_INTERVAL, CREATED).next_after(CREATED)
@@ -290,6 +301,9 @@ class TestRefusals:
         remedy = "keep the one that is meant and clear the rest"
         assert refusal(cron="0 3 * * *", interval_seconds=60, run_at=CREATED) == (
             f"cron: '0 3 * * *' stands beside interval_seconds and run_at; {remedy}"
+        )
+        assert refusal(run_at=CREATED, after_seconds=60) == (
+            f"run_at: {CREATED.isoformat()} stands beside after_seconds; {remedy}"
         )
         assert refusal(interval_seconds=60, run_at=CREATED) == (
             f"interval_seconds: 60 stands beside run_at; {remedy}"

@@ -105,10 +105,23 @@ create table action_steps (
         check ((status = 'running') = (finished_at is null))
 );
 
-create table action_settings (
-    tenant text primary key references tenants (slug) on delete cascade,
-    allowed_addresses text[] not null default '{{}}'
-);
+alter table settings
+    drop constraint "key: max_concurrent_jobs",
+    drop constraint "max_concurrent_jobs: a whole number from 0 to 1000",
+    add constraint "key: max_concurrent_jobs or allowed_addresses"
+        check (key in ('max_concurrent_jobs', 'allowed_addresses')),
+    add constraint "max_concurrent_jobs: a whole number from 0 to 1000"
+        check (case when key <> 'max_concurrent_jobs' then true
+               when jsonb_typeof(value) = 'number'
+               then value::numeric between 0 and 1000 and value::numeric % 1 = 0
+               else false end),
+    add constraint "allowed_addresses: a list of at most 200 texts"
+        check (case when key <> 'allowed_addresses' then true
+               when jsonb_typeof(value) = 'array'
+               then jsonb_array_length(value) <= 200 and not jsonb_path_exists(value,
+                   'strict $[*] ? (@.type() != "string"
+                       || !(@ like_regex "^[0-9a-z.:/-]{{1,253}}$"))')
+               else false end);
 """
 
 KEEP = """
@@ -126,12 +139,11 @@ end $$;
 """
 
 
-def _triggers(table: str, kind: str, hidden: str, keep: bool = True) -> list[str]:
-    kept = f"""
-create trigger rota_keep_named before update on {table} for each row
-    when (old.* is distinct from new.*) execute function rota_keep_named()"""
+def _triggers(table: str, kind: str, hidden: str) -> list[str]:
     return [
-        *([kept] if keep else []),
+        f"""
+create trigger rota_keep_named before update on {table} for each row
+    when (old.* is distinct from new.*) execute function rota_keep_named()""",
         f"""
 create trigger rota_audit_written after insert or delete on {table}
     for each row execute function rota_audit('{kind}', '{{{hidden}}}')""",
@@ -152,7 +164,6 @@ def upgrade() -> None:
         KEEP,
         *_triggers("actions", "action", "revision,updated_at"),
         *_triggers("step_templates", "step_template", "revision,updated_at"),
-        *_triggers("action_settings", "action_settings", "", keep=False),
     ):
         if statement.strip():
             op.execute(statement)

@@ -51,16 +51,21 @@ class Replayed:
 
 def ended(run: Mapping[str, Any]) -> Ended | None:
     """Return what is counted and kept of a run that has ended, as Prefect has it."""
-    if not (run["deployment_id"] and run["start_time"] and run["end_time"]):
+    failed = run["state_type"] in FAILED
+    # What crashes before it begins has failed all the same.
+    began = run["start_time"] or (run["end_time"] if failed else None)
+    cancelled = run["state_type"] == "CANCELLED"
+    if not (run["deployment_id"] and run["end_time"] and (began or cancelled)):
         return None
     return Ended(
         run_id=run["id"],
         deployment_id=UUID(run["deployment_id"]),
-        started_at=datetime.fromisoformat(run["start_time"]),
+        started_at=datetime.fromisoformat(began) if began else None,
         ended_at=datetime.fromisoformat(run["end_time"]),
         state=run["state_name"],
         completed=run["state_type"] == "COMPLETED",
-        failure=_failure(run) if run["state_type"] in FAILED else None,
+        cancelled=cancelled,
+        failure=_failure(run) if failed else None,
         due_at=datetime.fromisoformat(run["expected_start_time"])
         if who(run) == "schedule"
         else None,

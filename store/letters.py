@@ -188,6 +188,18 @@ async def settle(session: AsyncSession, run_ids: Sequence[str], at: datetime) ->
     )
 
 
+async def reopen(session: AsyncSession, run_ids: Sequence[str]) -> None:
+    """Open the letters again whose replays were cancelled: nothing has come of them."""
+    await session.execute(
+        update(DeadLetter)
+        .where(
+            DeadLetter.replay_run_id.in_([UUID(one) for one in run_ids]),
+            DeadLetter.status == "replayed",
+        )
+        .values(status="open", decided_at=None, decided_by=None)
+    )
+
+
 def storable(value: Any) -> Any:
     """Return a JSON value without the character that PostgreSQL takes nowhere."""
     if isinstance(value, str):

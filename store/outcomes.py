@@ -31,22 +31,24 @@ class Ended:
     Attributes:
         run_id: Prefect's id of it.
         deployment_id: Its deployment.
-        started_at: When it began.
+        started_at: When it began; None if it was cancelled before that.
         ended_at: When it ended.
         due_at: When it was due by its schedule; None if somebody has asked for it.
         state: How, as Prefect names it.
         completed: Whether it did what it was to do.
+        cancelled: Whether somebody has ended it.
         failure: What is kept of it if it failed for good.
     """
 
     run_id: str
     deployment_id: UUID
-    started_at: datetime
+    started_at: datetime | None
     ended_at: datetime
     state: str
     completed: bool = False
     failure: Failure | None = None
     due_at: datetime | None = None
+    cancelled: bool = False
 
 
 async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
@@ -60,7 +62,7 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
     told: dict[str, list[Notice]] = defaultdict(list)
     for run in runs:
         row = definitions.get(run.deployment_id)
-        if row is None:
+        if row is None or run.started_at is None:
             continue
         row.run_count += 1
         row.last_status, row.last_run_at = run.state, run.started_at
@@ -74,6 +76,8 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
         row = definitions.get(run.deployment_id)
         if run.failure is not None and (row is None or row.duty != jobs.DUTY):
             await letters.write(session, run.run_id, run.deployment_id, run.ended_at, run.failure)
+    if cancelled := [run.run_id for run in runs if run.cancelled]:
+        await letters.reopen(session, cancelled)
     if completed := [run.run_id for run in runs if run.completed]:
         await letters.settle(session, completed, runs[-1].ended_at)
     for news in told.values():

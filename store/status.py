@@ -67,7 +67,7 @@ async def read_until(engine: AsyncEngine) -> datetime:
 
 
 async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
-    """Add ended runs to their definitions, each once however often it is read.
+    """Add ended runs to their definitions, each end once however often it is read.
 
     The watermark, the counts, the dead letters, pauses and notices are written in one transaction,
     so that none outlives the others.
@@ -79,9 +79,9 @@ async def count(engine: AsyncEngine, runs: Sequence[Ended]) -> list[Ended]:
         mark = await session.get(Mark, "runs", with_for_update=True)
         assert mark is not None
         seen = dict(mark.value or [])
-        fresh = sorted(
-            (run for run in runs if run.run_id not in seen), key=lambda run: run.ended_at
-        )
+        # One that somebody has let Prefect try again ends once more, at another time.
+        new = (run for run in runs if seen.get(run.run_id) != run.ended_at.timestamp())
+        fresh = sorted(new, key=lambda run: run.ended_at)
         if not fresh:
             return []
         await outcomes.follow(session, fresh)

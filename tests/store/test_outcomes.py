@@ -71,6 +71,35 @@ async def test_a_cancelled_run_is_neither_a_failure_nor_a_success(house: House) 
     assert (await house.row())["failures"] == 3
 
 
+async def test_a_run_that_is_tried_again_in_prefect_hours_later_is_counted_again(
+    house: House, sql: Any
+) -> None:
+    first = house._ended("f")
+    await status.count(house.engine, [first])
+    assert await status.count(house.engine, [first]) == []
+    later = NOON + timedelta(hours=3)
+    again = Ended(first.run_id, DEPLOYMENT, later, later, "Completed", completed=True)
+    assert await status.count(house.engine, [again]) == [again]
+    assert (await house.row())["failures"] == 0
+    assert await sql.fetchval("select status from dead_letters") == "replayed"
+
+
+async def test_a_cancelled_replay_leaves_its_letter_open_and_counts_for_nothing(
+    house: House, sql: Any
+) -> None:
+    await house.ends("f")
+    replay = uuid4()
+    await sql.execute(
+        "update dead_letters set status = 'replayed', replay_run_id = $1, decided_at = now()",
+        replay,
+    )
+    at = NOON + timedelta(hours=1)
+    never = Ended(str(replay), DEPLOYMENT, None, at, "Cancelled", cancelled=True)
+    await status.count(house.engine, [never])
+    assert await sql.fetchval("select status from dead_letters") == "open"
+    assert (await house.row())["run_count"] == 1
+
+
 async def test_a_failed_job_makes_no_dead_letter_as_it_is_queued_again_instead(
     house: House, sql: Any
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute, aliased
@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 from store.fleet import Incident, Notice, ServerChange
 from store.letters import DeadLetter
 from store.models import Base, Definition, Tenant
-from store.steps import ActionRun
+from store.steps import ActionRun, ActionStep
 from store.work import Job
 from store.writing import writing
 
@@ -54,6 +54,12 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
     superseded = (
         exists().where(later.server_id == ServerChange.server_id).where(later.id > ServerChange.id)
     )
+    # A run that was taken up again still needs what its first steps have put out.
+    going_on = (
+        exists()
+        .where(ActionStep.tenant == ActionRun.tenant, ActionStep.run_id == ActionRun.id)
+        .where(func.coalesce(ActionStep.finished_at, ActionStep.started_at) >= before)
+    )
     kinds: dict[str, tuple[type[Base], InstrumentedAttribute[Any], ColumnElement[bool]]] = {
         "dead_letters": (
             DeadLetter,
@@ -72,7 +78,7 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
             Job.id,
             and_(Job.status.in_(("completed", "failed", "cancelled")), Job.finished_at < before),
         ),
-        "action_runs": (ActionRun, ActionRun.id, ActionRun.started_at < before),
+        "action_runs": (ActionRun, ActionRun.id, and_(ActionRun.started_at < before, ~going_on)),
     }
     gone = {}
     async with writing(engine) as session:

@@ -204,7 +204,12 @@ async def test_records_that_are_done_with_go_by_age(house: House):
     await sql.execute(
         "insert into action_runs (tenant, id, action, revision, started_at) values "
         "('acme', gen_random_uuid(), 'a', 1, now() - interval '31 days'), "
-        "('acme', gen_random_uuid(), 'a', 1, now())"
+        "('acme', gen_random_uuid(), 'a', 1, now()), "
+        "('acme', gen_random_uuid(), 'long', 1, now() - interval '31 days')"
+    )
+    await sql.execute(
+        "insert into action_steps (tenant, run_id, step, position, kind, status, started_at) "
+        "select tenant, id, 's', 0, 'log', 'running', now() from action_runs where action = 'long'"
     )
 
     counts = await clean()

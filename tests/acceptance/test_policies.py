@@ -20,7 +20,7 @@ from deployments.gateway import Gateway
 from deployments.reconcile import Reconciler
 from store.settings import Settings
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock]
 
 DUTIES = """
 import asyncio, time

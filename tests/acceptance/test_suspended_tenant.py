@@ -15,7 +15,7 @@ from prefect.states import Scheduled
 
 from tests.acceptance.house import Up, running, wait_until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock, pytest.mark.timeout(400)]
 
 DEFINITIONS = 1001  # with so many, watch sweeps instead of reading them by name
 BEGUN = ["RUNNING", "COMPLETED", "FAILED", "CRASHED"]

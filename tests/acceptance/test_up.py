@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.house import ROTA, Up, free_ports, running, wait_until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

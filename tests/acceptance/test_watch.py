@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 
 from store import database, embedded
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock]
 
 DAILY = "0 3 * * *"
 

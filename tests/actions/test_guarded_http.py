@@ -257,6 +257,7 @@ async def _serving(serve, **options):
     return server, server.sockets[0].getsockname()[1]
 
 
+@pytest.mark.wall_clock
 async def test_a_body_that_never_ends_is_left_when_the_time_is_up():
     async def drip(reader, writer):
         writer.write(b"HTTP/1.1 200 -\r\nContent-Length: 100000\r\n\r\n")

@@ -60,6 +60,7 @@ async def test_a_pause_until_an_instant_ends_one_without_and_the_other_way_round
     assert (found["enabled"], found["paused_until"], found["state"]) == (False, None, "paused")
 
 
+@pytest.mark.wall_clock
 async def test_aliases_do_not_make_a_small_file_costly(api: Any, definitions: str) -> None:
     level = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
     level += "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
@@ -72,6 +73,7 @@ async def test_aliases_do_not_make_a_small_file_costly(api: Any, definitions: st
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.wall_clock
 async def test_too_many_definitions_are_refused_before_they_are_judged(
     api: Any, definitions: str
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_long_paragraph_is_cut_at_a_word():
     assert cut.endswith("word …")
 
 
+@pytest.mark.wall_clock
 @pytest.mark.parametrize("hostile", ["[", "![", "[](", "<!--", "\n \n", "```\n", "a\n=="])
 def test_a_hostile_readme_takes_no_time(hostile):
     began = time.monotonic()

@@ -152,6 +152,7 @@ async def test_only_the_three_standard_files_are_open():
     assert len(ended.tail.split()) == 4
 
 
+@pytest.mark.wall_clock
 async def test_the_time_limit_ends_the_whole_group(tmp_path: Path):
     file = tmp_path / "pids"
     began = time.monotonic()
@@ -194,6 +195,7 @@ async def test_who_heeds_sigterm_has_the_time_to_clean_up():
 SPAWNED = "sh -c 'echo $$ > {0}; exec sleep 60' & while [ ! -s {0} ]; do :; done"
 
 
+@pytest.mark.wall_clock
 async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path):
     file = tmp_path / "pids"
     began = time.monotonic()
@@ -208,6 +210,7 @@ async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path):
         await until(lambda pid=pid: not alive(pid))
 
 
+@pytest.mark.wall_clock
 async def test_what_has_left_the_group_does_not_hold_up_its_end(tmp_path: Path):
     file = tmp_path / "pids"
     began = time.monotonic()

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect.states import Cancelling
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock, pytest.mark.timeout(420)]
 
 IN_FORCE_SECONDS = 2.0
 FOUND_SECONDS = 60  # in which a dead worker's runs are found, and start again

@@ -27,6 +27,7 @@ async def _settled(house) -> None:
     return await house.settle()
 
 
+@pytest.mark.wall_clock
 @pytest.mark.acceptance
 async def test_a_hundred_edits_over_a_full_minute_lose_and_double_no_occurrence(house, proxy):
     await house.define("minutely")

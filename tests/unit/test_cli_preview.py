@@ -114,6 +114,7 @@ def test_a_bad_expression_is_one_sentence():
     )
 
 
+@pytest.mark.wall_clock
 def test_help_needs_neither_prefect_nor_the_database():
     began = time.monotonic()
     done = subprocess.run(

@@ -302,6 +302,7 @@ async def test_an_entry_that_repeats_the_login_or_is_long_is_told_without_it(acc
     assert listing.unfit["1"] == "ip: Value error, It is no address of IPv4 or IPv6."
 
 
+@pytest.mark.wall_clock
 async def test_a_long_error_that_nearly_repeats_the_password_is_told_soon(account, block):
     account.fail(Answer(403, PASSWORD[:-1] * (1 << 18)))
     began = time.monotonic()

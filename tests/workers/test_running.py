@@ -23,7 +23,7 @@ from prefect.utilities.engine import propose_state
 from workers.flow_loop import FlowLoop
 from workers.run import Run, inline
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock]
 
 
 async def log_of(yard: Any, run: Any, what: str = "") -> str:

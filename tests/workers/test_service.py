@@ -17,7 +17,7 @@ from prefect.states import Scheduled
 
 from blocks import WorkflowService
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock, pytest.mark.timeout(200)]
 
 TOKEN = "t0ken-of-this-test"
 RUNS = 24

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import ConcurrencyOptions, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wall_clock, pytest.mark.timeout(420)]
 
 ROTA_WORKER = (str(Path(sys.executable).with_name("rota")), "worker")
 FOUND = 45  # seconds within which a dead worker's runs are found, and start again

@@ -11,9 +11,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from prefect import tags
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.gateway import Gateway
+from flows.cleaner import cleaner
 from tests.vps import serving
 from tests.vps.serving import Rota
 
@@ -40,7 +42,7 @@ class House:
     def __init__(self, rota: Rota, gateway: Gateway, http: httpx.AsyncClient, home: Path) -> None:
         self.rota, self.gateway, self.http, self.home = rota, gateway, http, home
         self.tag = f"{TAG}-{uuid4()}"
-        self.queue = f"q-{uuid4().hex[:8]}"
+        self.queue = "acme"
 
     async def deployment(self) -> str:
         """Makes a deployment as Rota does, of no definition."""
@@ -56,12 +58,27 @@ class House:
     async def definition(self, name: str = "nightly", keep: int = 2, count: int = 99) -> str:
         """Makes a definition and its deployment; returns that one's id."""
         deployment_id = await self.deployment()
+        await self.define(name, deployment_id, keep, count)
+        return deployment_id
+
+    async def define(
+        self, name: str, deployment_id: str | None, keep: int = 2, count: int = 99
+    ) -> None:
         await self.rota.sql.execute(
             "insert into definitions (tenant, name, duty, keep_runs, run_count, deployment_id) "
             "values ('acme', $1, 'workflow_run', $2, $3, $4)",
-            *(name, keep, count, UUID(deployment_id)),
+            *(name, keep, count, UUID(deployment_id) if deployment_id else None),
         )
-        return deployment_id
+
+    async def id_of(self, name: str) -> str:
+        found = await self.rota.sql.fetchval("select id from definitions where name = $1", name)
+        return str(found)
+
+    async def clean(self) -> dict[str, Any]:
+        """Runs the duty as a run of this Rota."""
+        with tags(self.tag):
+            found: dict[str, Any] = await cleaner(tenant="acme")
+        return found
 
     async def runs(
         self, deployment_id: str, count: int, hours: float = 48, **state: Any
@@ -94,6 +111,20 @@ class House:
         """Reads the ids of the runs that there are, the oldest first."""
         chosen = {"deployment_id": {"any_": list(deployment_ids)}}
         found = await self.gateway.runs_where(chosen, "EXPECTED_START_TIME_ASC", 200)
+        return [one["id"] for one in found]
+
+    def call(self, run_id: str, task_run_id: str, deployment_id: str | None) -> None:
+        """Makes a run one that another has called, by way of a task."""
+        with closing(sqlite3.connect(self.home / "prefect.db", timeout=60)) as base, base:
+            base.execute(
+                "update flow_run set parent_task_run_id = ?, deployment_id = ?, "
+                "work_queue_name = null where id = ?",
+                (task_run_id, deployment_id, run_id),
+            )
+
+    async def there(self, run_ids: list[str]) -> list[str]:
+        """Reads which of these runs there are."""
+        found = await self.gateway.runs_where({"id": {"any_": run_ids}}, "ID_DESC", 200)
         return [one["id"] for one in found]
 
     async def kept_of(self, run_ids: list[str]) -> dict[str, int]:

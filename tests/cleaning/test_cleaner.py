@@ -7,15 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from flows.cleaner import cleaner
-from flows.old_runs import EmptyFilter, OldRuns, only
+from flows.old_runs import EmptyFilter, Kept, OldRuns, only
 from tests.cleaning.conftest import RUNNING, House
-
-
-async def clean() -> dict[str, Any]:
-    found: dict[str, Any] = await cleaner(tenant="acme")
-    return found
-
 
 # -- the filter
 
@@ -45,19 +38,19 @@ async def test_the_latest_runs_stay_and_older_ones_go(house: House):
     nightly, other = await house.definition(), await house.definition("other", keep=3)
     of_nightly, of_other = await house.runs(nightly, 5), await house.runs(other, 4)
 
-    counts = await clean()
+    counts = await house.clean()
 
     assert await house.left(nightly) == of_nightly[-2:]
     assert await house.left(other) == of_other[-3:]
     assert (counts["definitions"], counts["looked_at"], counts["runs"]) == (2, 2, 4)
-    assert (await clean())["runs"] == 0
+    assert (await house.clean())["runs"] == 0
 
 
 async def test_what_ended_within_a_day_stays_however_much_it_is(house: House):
     nightly = await house.definition(keep=1)
     old, young = await house.runs(nightly, 3), await house.runs(nightly, 3, hours=23)
 
-    await clean()
+    await house.clean()
 
     assert await house.left(nightly) == young
     assert set(old).isdisjoint(young)
@@ -68,7 +61,7 @@ async def test_a_run_that_has_not_ended_stays_and_counts_for_nothing(house: Hous
     running = await house.runs(nightly, 2, hours=500, **RUNNING)
     ended = await house.runs(nightly, 3)
 
-    await clean()
+    await house.clean()
 
     assert await house.left(nightly) == [*running, ended[-1]]
 
@@ -85,7 +78,7 @@ async def test_a_run_that_goes_on_meanwhile_is_not_deleted(house: House, prefect
 async def test_a_definition_that_has_had_no_more_runs_than_it_keeps_is_not_looked_at(house: House):
     await house.definition(keep=10, count=10)
 
-    assert (await clean())["looked_at"] == 0
+    assert (await house.clean())["looked_at"] == 0
 
 
 async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +88,7 @@ async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pyte
     old = await house.runs(nightly, 8)
     young = await house.runs(nightly, 4, hours=1)
 
-    counts = await clean()
+    counts = await house.clean()
 
     assert await house.left(nightly) == young
     assert counts["runs"] == len(old)
@@ -113,13 +106,28 @@ async def test_nothing_that_prefect_has_of_a_run_outlives_it(house: House):
             (await house.http.post(path, json=body)).raise_for_status()
     assert min((await house.kept_of(runs[:2])).values()) >= 2
 
-    counts = await clean()
+    counts = await house.clean()
 
     assert counts["artifacts"] >= 2
     async with asyncio.timeout(60):  # the logs go a moment later
         while any((await house.kept_of(runs[:2])).values()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert min((await house.kept_of(runs[2:])).values()) >= 1
+
+
+async def test_runs_of_flows_that_a_run_has_called_go_with_it(house: House):
+    nightly, other = await house.definition(keep=1), await house.definition("other", keep=1)
+    parent, last = await house.runs(nightly, 2)
+    called, called_by_that, asked_for = await house.runs(nightly, 3, hours=30)
+    for child, of in ((called, parent), (called_by_that, called), (asked_for, parent)):
+        task = {"flow_run_id": of, "task_key": child, "dynamic_key": "0"}
+        made = (await house.http.post("/task_runs/", json=task)).raise_for_status().json()
+        house.call(child, made["id"], other if child == asked_for else None)
+
+    await house.clean()
+
+    assert await house.left(nightly, other) == [last, asked_for]
+    assert await house.there([parent, called, called_by_that]) == []
 
 
 async def test_a_run_that_is_killed_in_the_middle_is_finished_by_the_next(
@@ -131,43 +139,125 @@ async def test_a_run_that_is_killed_in_the_middle_is_finished_by_the_next(
     async with OldRuns.than(datetime.now(UTC)) as old:
         await old.delete(runs[:2])  # all that it came to
 
-    assert (await clean())["runs"] == 4
+    assert (await house.clean())["runs"] == 4
     assert await house.left(nightly) == runs[-1:]
 
 
-# -- runs of definitions that are gone
+# -- runs of deployments that are gone
+
+
+async def label(house: House, run_ids: list[str], definition: str) -> None:
+    for one in run_ids:
+        answer = await house.http.patch(
+            f"/flow_runs/{one}/labels", json={"rota.definition": definition}
+        )
+        answer.raise_for_status()
 
 
 async def test_old_runs_of_a_definition_that_is_gone_go_too(house: House):
     nightly, gone = await house.definition(), await house.deployment()
     kept, orphans = await house.runs(nightly, 2), await house.runs(gone, 3)
     young = await house.runs(gone, 2, hours=1)
-    async with OldRuns.than(datetime.now(UTC) - timedelta(days=1)) as old:
-        assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == len(orphans)
-        assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == 0
+    running = await house.runs(gone, 1, hours=500, **RUNNING)
+    await label(house, orphans[:1], str(uuid4()))
 
-    assert await house.left(nightly, gone) == kept + young
+    counts = await house.clean()
+
+    assert (counts["orphans"], counts["runs"]) == (len(orphans), len(orphans))
+    assert await house.left(nightly, gone) == running + kept + young
+    assert (await house.clean())["orphans"] == 0
 
 
 async def test_another_rotas_and_another_tenants_runs_are_left_alone(house: House):
     gone = await house.deployment()
     runs = await house.runs(gone, 2)
     async with OldRuns.than(datetime.now(UTC)) as old:
-        assert await old.clean_orphans("rota:another", house.queue, set(), set()) == 0
-        assert await old.clean_orphans(house.tag, "another", set(), set()) == 0
+        assert await old.clean_former("rota:another", house.queue, {}) == 0
+        assert await old.clean_former(house.tag, "another", {}) == 0
 
     assert await house.left(gone) == runs
 
 
-async def test_runs_of_a_definition_whose_deployment_was_made_anew_are_no_orphans(house: House):
+async def test_runs_of_a_deployment_that_was_made_anew_count_among_its_definitions(house: House):
+    nightly, gone, before_that = [await house.deployment() for _ in range(3)]
+    await house.define("nightly", nightly, keep=4)
+    definition = await house.id_of("nightly")
+    oldest = await house.runs(before_that, 3, hours=99)
+    former = await house.runs(gone, 3, hours=72)
+    present = await house.runs(nightly, 2)
+    running = await house.runs(gone, 1, hours=500, **RUNNING)
+    await label(house, [*oldest, *former, *running], definition)
+
+    counts = await house.clean()
+
+    assert await house.left(nightly, gone, before_that) == running + former[-2:] + present
+    assert (counts["runs"], counts["orphans"]) == (4, 4)
+    assert (await house.clean())["runs"] == 0
+
+
+async def test_former_runs_of_a_definition_without_a_deployment_are_kept_as_many_as_it_says(
+    house: House,
+):
     gone = await house.deployment()
-    runs = await house.runs(gone, 2)
-    labels = {"rota.definition": "7"}
-    for one in runs:
-        answer = await house.http.patch(f"/flow_runs/{one}/labels", json=labels)
-        answer.raise_for_status()
-    async with OldRuns.than(datetime.now(UTC)) as old:
-        assert await old.clean_orphans(house.tag, house.queue, set(), {"7"}) == 0
+    await house.define("nightly", None, keep=2)
+    former = await house.runs(gone, 5)
+    await label(house, former, await house.id_of("nightly"))
+
+    assert (await house.clean())["orphans"] == 3
+    assert await house.left(gone) == former[-2:]
+
+
+async def test_former_runs_go_once_there_are_enough_later_ones(house: House):
+    nightly, gone = await house.definition(keep=2), await house.deployment()
+    former = await house.runs(gone, 2, hours=72)
+    await label(house, former, await house.id_of("nightly"))
+    await house.runs(nightly, 1)
+    await house.clean()
+    assert await house.left(gone) == former[-1:]
+    await house.runs(nightly, 1, hours=1)
+
+    await house.clean()
+
+    assert await house.left(gone) == []
+
+
+async def test_former_runs_of_several_pages_are_kept_by_definition(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.old_runs.PAGE", 3)
+    monkeypatch.setattr("flows.old_runs.BULK", 2)
+    left = {}
+    for name, keep in (("one", 2), ("two", 3)):
+        gone = await house.deployment()
+        await house.define(name, None, keep=keep)
+        runs = await house.runs(gone, 7, hours=70 + keep)
+        await label(house, runs, await house.id_of(name))
+        left[gone] = runs[-keep:]
+
+    assert (await house.clean())["orphans"] == 14 - 5
+    assert {gone: await house.left(gone) for gone in left} == left
+
+
+async def test_runs_that_are_kept_of_a_former_deployment_are_not_looked_for_beyond_themselves(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.old_runs.PAGE", 2)
+    nightly, gone = await house.definition(keep=9), await house.deployment()
+    await label(house, await house.runs(gone, 1, hours=99), await house.id_of("nightly"))
+    await house.runs(nightly, 8)
+    read = []
+    async with OldRuns.than(datetime.now(UTC) - timedelta(days=1)) as old:
+        runs = old._runs
+
+        async def counted(*asked: Any) -> list[Any]:
+            read.append(found := await runs(*asked))
+            return found
+
+        monkeypatch.setattr(old, "_runs", counted)
+        kept = {await house.id_of("nightly"): Kept(nightly, 9)}
+        assert await old.clean_former(house.tag, house.queue, kept) == 0
+
+    assert len(read) == 1
 
 
 # -- records
@@ -212,7 +302,7 @@ async def test_records_that_are_done_with_go_by_age(house: House):
         "select tenant, id, 's', 0, 'log', 'running', now() from action_runs where action = 'long'"
     )
 
-    counts = await clean()
+    counts = await house.clean()
 
     kinds = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
     gone = {kind: counts[kind] for kind in kinds}
@@ -222,7 +312,7 @@ async def test_records_that_are_done_with_go_by_age(house: House):
         "queued",
     ]
     assert await sql.fetchval("select after from server_changes") == "ready"
-    again = await clean()
+    again = await house.clean()
     assert {again[kind] for kind in gone} == {0}
 
 
@@ -234,7 +324,7 @@ async def test_records_go_in_portions(house: House, monkeypatch: pytest.MonkeyPa
         "from generate_series(1, 5)"
     )
 
-    assert (await clean())["notices"] == 5
+    assert (await house.clean())["notices"] == 5
 
 
 async def test_another_tenants_records_stay(house: House):
@@ -244,4 +334,4 @@ async def test_another_tenants_records_stay(house: House):
         "values ('globex', 'x', 'info', 's', 't', now() - interval '31 days')"
     )
 
-    assert (await clean())["notices"] == 0
+    assert (await house.clean())["notices"] == 0

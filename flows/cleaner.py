@@ -46,9 +46,9 @@ async def cleaner(
     within `keep_hours`. The others go with their task runs, logs and artifacts; runs that have not
     ended are left alone. So do old runs of definitions that are gone, and runs of a deployment that
     a definition had before its present one count among its own. Dead letters keep by
-    themselves what a replay needs. Dead letters that were replayed or discarded, notices that were
-    sent, resolved incidents, changes of servers, jobs that have ended and what runs of actions
-    have recorded go after `records_days`.
+    themselves what a replay needs. Dead letters that were replayed or discarded, notices, resolved
+    incidents, changes of servers, jobs that have ended and what runs of actions have recorded go
+    after `records_days`.
 
     Killed at any moment, and run again, it goes on where it was.
 

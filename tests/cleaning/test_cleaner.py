@@ -1,14 +1,20 @@
 """What is deleted of old runs and records, and what stays."""
 
 import asyncio
+import socket
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
+from prefect import get_client
 
 from flows.old_runs import EmptyFilter, Kept, OldRuns, only
-from tests.cleaning.conftest import RUNNING, House
+from tests.cleaning.conftest import RUNNING, House, Patient
 
 # -- the filter
 
@@ -97,22 +103,55 @@ async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pyte
 async def test_nothing_that_prefect_has_of_a_run_outlives_it(house: House):
     nightly = await house.definition(keep=1)
     runs = await house.runs(nightly, 3)
-    for one in runs:
-        artifact = {"type": "markdown", "data": "x", "flow_run_id": one}
-        task = {"flow_run_id": one, "task_key": "t", "dynamic_key": "0"}
-        line = {"name": "x", "level": 20, "message": "m", "flow_run_id": one}
-        line["timestamp"] = datetime.now(UTC).isoformat()
-        for path, body in (("/artifacts/", artifact), ("/task_runs/", task), ("/logs/", [line])):
-            (await house.http.post(path, json=body)).raise_for_status()
+    await house.leave_behind(runs)
     assert min((await house.kept_of(runs[:2])).values()) >= 2
+
+    async with get_client() as client:
+        old = OldRuns(datetime.now(UTC), client)
+        await old.delete(runs[:2])
+
+    assert old.counts["artifacts"] >= 2
+    await house.wait_until_gone(runs[:2])
+    assert min((await house.kept_of(runs[2:])).values()) >= 1
+
+
+async def test_artifacts_are_left_to_a_server_that_deletes_what_belongs_to_no_run(house: House):
+    nightly = await house.definition(keep=1)
+    runs = await house.runs(nightly, 3)
+    await house.leave_behind(runs)
 
     counts = await house.clean()
 
-    assert counts["artifacts"] >= 2
-    async with asyncio.timeout(60):  # the logs go a moment later
-        while any((await house.kept_of(runs[:2])).values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    assert min((await house.kept_of(runs[2:])).values()) >= 1
+    assert (counts["runs"], counts["artifacts"]) == (2, 0)
+    assert (await house.kept_of(runs[:2]))["artifact"] >= 2
+
+
+@pytest.mark.acceptance
+async def test_a_server_started_as_rota_does_deletes_what_belongs_to_no_run(
+    start_prefect: Callable[[Path, int], subprocess.Popen[bytes]],
+    end_group: Callable[..., None],
+    short_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS", "0.2")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    server = await asyncio.to_thread(start_prefect, short_home, port)
+    try:
+        address = f"http://127.0.0.1:{port}/api"
+        async with httpx.AsyncClient(base_url=address, timeout=60, transport=Patient()) as http:
+            artifact = {"type": "markdown", "key": "x", "data": "x", "flow_run_id": str(uuid4())}
+            (await http.post("/artifacts/", json=artifact)).raise_for_status()
+            async with asyncio.timeout(60):
+                while await count_artifacts(http):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+    finally:
+        end_group(server)
+
+
+async def count_artifacts(http: httpx.AsyncClient) -> int:
+    return int((await http.post("/artifacts/count", json={})).raise_for_status().json())
 
 
 async def test_runs_of_flows_that_a_run_has_called_go_with_it(house: House):
@@ -273,9 +312,11 @@ async def test_records_that_are_done_with_go_by_age(house: House):
             *(status, days),
         )
     await sql.execute(
-        "insert into notices (tenant, kind, severity, subject, text, claimed_at) values "
-        "('acme', 'x', 'info', 's', 't', now() - interval '31 days'), "
-        "('acme', 'x', 'info', 's', 't', now()), ('acme', 'x', 'info', 's', 't', null)"
+        "insert into notices (tenant, kind, severity, subject, text, at, claimed_at) values "
+        "('acme', 'x', 'info', 'old', 't', now(), now() - interval '31 days'), "
+        "('acme', 'x', 'info', 'waits', 't', now() - interval '29 days', null), "
+        "('acme', 'x', 'info', 'nobody asks', 't', now() - interval '31 days', null), "
+        "('acme', 'x', 'info', 'new', 't', now() - interval '31 days', now())"
     )
     await sql.execute(
         "insert into incidents (tenant, kind, severity, title, status, resolved_at) values "
@@ -284,6 +325,8 @@ async def test_records_that_are_done_with_go_by_age(house: House):
     )
     await sql.execute("insert into servers (tenant, handle) values ('acme', 'web-1')")
     await sql.execute("update servers set status = 'ready'")
+    await sql.execute("insert into servers (tenant, handle) values ('acme', 'sold')")
+    await sql.execute("delete from servers where handle = 'sold'")
     await sql.execute("update server_changes set at = now() - interval '31 days'")
     await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'queued', 'true')")
     await sql.execute(
@@ -306,7 +349,9 @@ async def test_records_that_are_done_with_go_by_age(house: House):
 
     kinds = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
     gone = {kind: counts[kind] for kind in kinds}
-    assert gone == dict.fromkeys(kinds, 1)
+    assert gone == {**dict.fromkeys(kinds, 1), "notices": 2, "server_changes": 3}
+    subjects = await sql.fetch("select subject from notices order by subject")
+    assert [row["subject"] for row in subjects] == ["new", "waits"]
     assert [row["name"] for row in await sql.fetch("select name from jobs order by name")] == [
         "new",
         "queued",

@@ -79,6 +79,7 @@ class OldRuns:
     vacuumed: bool = False
     counts: dict[str, int] = field(default_factory=lambda: {"runs": 0, "artifacts": 0})
     _due: list[str] = field(default_factory=list)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     @asynccontextmanager
@@ -156,7 +157,9 @@ class OldRuns:
             await self._delete_children(some)
             if not self.vacuumed:
                 await self._delete_artifacts(some)
-            gone = await self._post("/flow_runs/bulk_delete", {"flow_runs": only(some)})
+            # SQLite lets one write at a time: those of workers wait for one of these at most.
+            async with self._turn:
+                gone = await self._post("/flow_runs/bulk_delete", {"flow_runs": only(some)})
             self.counts["runs"] += len(gone["deleted"])
 
     async def _delete_soon(self, run_ids: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,19 @@ from tests.vps import serving
 from tests.vps.serving import Rota
 
 TAG = "rota:cleaning"
+
+# Two at a time, so that there are many moments in which it can be killed.
+CLEAN = """
+import asyncio
+import flows.old_runs
+from prefect import tags
+from flows.cleaner import cleaner
+async def clean():
+    flows.old_runs.BULK = 2
+    with tags({tag!r}):
+        await cleaner(tenant="acme")
+asyncio.run(clean())
+"""
 COMPLETED = {"type": "COMPLETED", "name": "Completed", "data": {"a": 1}}
 RUNNING = {"type": "RUNNING", "name": "Running"}
 
@@ -113,6 +128,22 @@ class House:
         chosen = {"deployment_id": {"any_": list(deployment_ids)}}
         found = await self.gateway.runs_where(chosen, "EXPECTED_START_TIME_ASC", 200)
         return [one["id"] for one in found]
+
+    async def kill_a_cleaner_when(
+        self, reached: Callable[[list[str]], bool], *deployment_ids: str
+    ) -> None:
+        """Runs the duty as a process, until the runs that are left are such, and kills it."""
+        code = CLEAN.format(tag=self.tag)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdout=DEVNULL, stderr=DEVNULL
+        )
+        try:
+            left = await self.left(*deployment_ids)
+            while process.returncode is None and not reached(left):
+                left = await self.left(*deployment_ids)
+        finally:
+            process.kill()
+            await process.wait()
 
     def call(self, run_id: str, task_run_id: str, deployment_id: str | None) -> None:
         """Makes a run one that another has called, by way of a task."""

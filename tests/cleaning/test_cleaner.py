@@ -169,17 +169,34 @@ async def test_runs_of_flows_that_a_run_has_called_go_with_it(house: House):
     assert await house.there([parent, called, called_by_that]) == []
 
 
-async def test_a_run_that_is_killed_in_the_middle_is_finished_by_the_next(
-    house: House, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("flows.old_runs.BULK", 2)
-    nightly = await house.definition(keep=1)
-    runs = await house.runs(nightly, 7)
-    async with OldRuns.than(datetime.now(UTC)) as old:
-        await old.delete(runs[:2])  # all that it came to
+@pytest.mark.acceptance
+async def test_a_cleaner_that_is_killed_anywhere_is_finished_by_the_next(house: House):
+    nightly = await house.definition(keep=2)
+    running = await house.runs(nightly, 1, hours=500, **RUNNING)
+    runs = await house.runs(nightly, 30)
+    young = await house.runs(nightly, 1, hours=1)
+    await house.leave_behind(runs)
+    for most in (29, 22, 15):
+        await house.kill_a_cleaner_when(lambda left, most=most: len(left) < most, nightly)
+    assert len(await house.left(nightly)) > 4
 
-    assert (await house.clean())["runs"] == 4
-    assert await house.left(nightly) == runs[-1:]
+    await house.clean()
+
+    assert await house.left(nightly) == [*running, runs[-1], *young]
+    assert (await house.clean())["runs"] == 0
+
+
+async def test_the_database_grows_no_further_however_long_a_definition_runs(house: House):
+    nightly, all_runs, sizes = await house.definition(keep=2), list[str](), []
+    for hours in (96, 72, 48):
+        all_runs += (made := await house.runs(nightly, 4, hours=hours))
+        await house.leave_behind(made)
+        await house.clean()
+        assert await house.left(nightly) == all_runs[-2:]
+        kept = await house.kept_of(all_runs)
+        sizes.append((kept["flow_run_state"], kept["task_run"]))
+
+    assert sizes[0] == sizes[1] == sizes[2]
 
 
 # -- runs of deployments that are gone
@@ -335,6 +352,10 @@ async def test_records_that_are_done_with_go_by_age(house: House):
         "('acme', 'new', 'true', 'failed', now())"
     )
     await sql.execute(
+        "insert into jobs (tenant, name, command, status, created_at, updated_at) select 'acme', "
+        "'imported', 'true', 'completed', at, at from (select now() - interval '31 days' as at) x"
+    )
+    await sql.execute(
         "insert into action_runs (tenant, id, action, revision, started_at) values "
         "('acme', gen_random_uuid(), 'a', 1, now() - interval '31 days'), "
         "('acme', gen_random_uuid(), 'a', 1, now()), "
@@ -349,7 +370,7 @@ async def test_records_that_are_done_with_go_by_age(house: House):
 
     kinds = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
     gone = {kind: counts[kind] for kind in kinds}
-    assert gone == {**dict.fromkeys(kinds, 1), "notices": 2, "server_changes": 3}
+    assert gone == {**dict.fromkeys(kinds, 1), "jobs": 2, "notices": 2, "server_changes": 3}
     subjects = await sql.fetch("select subject from notices order by subject")
     assert [row["subject"] for row in subjects] == ["new", "waits"]
     assert [row["name"] for row in await sql.fetch("select name from jobs order by name")] == [

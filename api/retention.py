@@ -40,7 +40,7 @@ class Kept(BaseModel):
 class Retention(Page):
     """What is kept of a part of a tenant's definitions."""
 
-    items: list[Kept] = Field(description="One for each definition, by name")
+    items: list[Kept] = Field(description="One for each definition, by id")
 
 
 class Forget(Strict):
@@ -53,10 +53,10 @@ class Forgotten(BaseModel):
     """How many records are gone."""
 
     dead_letters: int = Field(description="Replayed or discarded ones", examples=[3])
-    notices: int = Field(description="Those that were handed out", examples=[12])
+    notices: int = Field(description="Those that were handed out, or never were", examples=[12])
     incidents: int = Field(description="Resolved ones", examples=[4])
     server_changes: int = Field(
-        description="Changes of servers, but for the last of each", examples=[31]
+        description="Changes of servers, but for the last of each that there is", examples=[31]
     )
     jobs: int = Field(description="Those that have ended", examples=[120])
     action_runs: int = Field(description="Runs of actions, with their steps", examples=[60])
@@ -67,9 +67,9 @@ class Forgotten(BaseModel):
 async def list_retention(
     request: Request, tenant: TenantSlug, caller: Anybody, paging: Paging
 ) -> Response:
-    """Tell how many runs of each definition are kept, by name."""
+    """Tell how many runs of each definition are kept, by id: a page misses none that is renamed."""
     rows = retention.rows(tenant)
-    return await lists.answer(request, tenant, paging, rows, (Definition.name,), _shown)
+    return await lists.answer(request, tenant, paging, rows, (Definition.id,), _shown)
 
 
 @router.post("/forget", response_model=Forgotten, responses=declared(404))

@@ -13,6 +13,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -28,14 +29,17 @@ import orjson
 from benchmarks.apply import _directory
 from benchmarks.processes import (
     BenchmarkError,
+    Usage,
     environment,
     free_port,
+    measure,
     python,
     running,
     wait_until,
 )
 from benchmarks.report import Figures, Machine, document, markdown, say
 from benchmarks.servers import _embedded_postgres
+from benchmarks.worker_site import cpu_seconds
 from store import database
 
 TENANT, TAG = "acme", "rota:bench"
@@ -62,6 +66,7 @@ class House:
 
     Attributes:
         prefect: The address of Prefect's API.
+        server: The process of its server.
         base: The file of its database.
         api: The address of Rota's.
         token: To call that with.
@@ -69,6 +74,7 @@ class House:
     """
 
     prefect: str
+    server: int
     base: Path
     api: str
     token: str
@@ -86,7 +92,11 @@ def house(directory: Path, definitions: int) -> Iterator[House]:
     prefect, api = f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{own}"
     home = directory / "prefect"
     env = environment(
-        PREFECT_HOME=str(home), PREFECT_API_URL=prefect, PREFECT_SERVER_ANALYTICS_ENABLED="false"
+        PREFECT_HOME=str(home),
+        PREFECT_API_URL=prefect,
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        # Once a day, else.
+        PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS="60",
     )
     server = python("-c", f"from scripts.server import serve; serve('127.0.0.1', {port})")
     log = directory / "prefect.log"
@@ -98,7 +108,7 @@ def house(directory: Path, definitions: int) -> Iterator[House]:
         serve, said = python("-m", "scripts.rota", "serve", "--port", str(own)), directory / "api"
         with running(serve, env, said) as answering:
             wait_until(lambda: _answers(f"{api}/healthz"), "the API", 60, answering, said)
-            yield House(prefect, home / "prefect.db", api, _token(env), env)
+            yield House(prefect, process.pid, home / "prefect.db", api, _token(env), env)
 
 
 async def _make_definitions(url: Any, count: int) -> None:
@@ -232,15 +242,37 @@ def counts(there: House) -> dict[str, int]:
         }
 
 
-def clean(there: House) -> tuple[float, dict[str, int]]:
-    """Run the duty once, in a process of its own; return its seconds and its figures."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        python("-c", CLEAN, there.api, there.token), env=there.env, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise BenchmarkError(f"the cleaner failed: {done.stderr.decode()[-2000:]}")
-    return time.perf_counter() - began, orjson.loads(done.stdout)
+def clean(there: House) -> tuple[Usage, dict[str, int]]:
+    """Run the duty once, in a process of its own; return what it cost, and its figures."""
+    log = there.base.with_name("cleaner.log")
+    usage = measure(python("-c", CLEAN, there.api, there.token), there.env, log, 3600)
+    [said] = [line for line in usage.output.splitlines() if line.startswith("{")]
+    return usage, orjson.loads(said)
+
+
+@contextmanager
+def others(there: House) -> Iterator[list[float]]:
+    """Write a state of a run four times a second, as workers do; yield the seconds of each."""
+    taken: list[float] = []
+    over = threading.Event()
+
+    def write() -> None:
+        with httpx.Client(base_url=there.prefect, timeout=120) as http:
+            flow = http.post("/flows/", json={"name": "other"}).raise_for_status().json()["id"]
+            run = http.post("/flow_runs/", json={"flow_id": flow}).raise_for_status().json()["id"]
+            while not over.wait(0.25):
+                began = time.perf_counter()
+                body = {"state": {"type": "RUNNING"}, "force": True}
+                http.post(f"/flow_runs/{run}/set_state", json=body).raise_for_status()
+                taken.append(time.perf_counter() - began)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        over.set()
+        thread.join()
 
 
 def run(there: House, figures: Figures, each: int) -> None:
@@ -250,29 +282,60 @@ def run(there: House, figures: Figures, each: int) -> None:
     seed(there, [*of, *gone], each)
     before = counts(there)
     figures.add("rows before, by table", _said(before), values=dict(before))
-    seconds, found = clean(there)
-    expected = len(of) * (each - KEEP) + len(gone) * each
+    expected = len(of) * max(0, each - KEEP) + len(gone) * each
+    with others(there) as taken:
+        time.sleep(15)
+    _add_waits(figures, "before", taken)
+    spent = cpu_seconds(there.server)
+    with others(there) as taken:
+        _measure_clean(there, figures, f"{len(of):,} definitions", expected)
+    _add_waits(figures, "meanwhile", taken)
+    # Logs go a while later, at Prefect's leisure, and artifacts too. The duty's own runs stay.
+    deadline, kept = time.monotonic() + 600, len(of) * min(each, KEEP)
+    most = {"flow_run": kept + 3, "log": kept * 5 + 100, "artifact": kept * 2 + 10}
+    while _beyond(left := counts(there), most) and time.monotonic() < deadline:
+        time.sleep(1)
+    spent = cpu_seconds(there.server) - spent
+    tidy = not _beyond(left, most)
+    figures.add("rows after, by table", _said(left), f"{kept:,} runs", tidy, dict(left))
     figures.add(
-        f"`cleaner`, {len(of):,} definitions: runs deleted; seconds",
-        f"{found['runs']:,}; {seconds:.1f} s ({found['runs'] / seconds:.0f}/s)",
+        "the server's CPU, until all of that was gone", f"{spent:.1f} s", values={"cpu": spent}
+    )
+    _measure_clean(there, figures, "once more", 0)
+
+
+def _add_waits(figures: Figures, when: str, taken: list[float]) -> None:
+    taken.sort()
+    p50, p95, longest = (1000 * taken[int(at * (len(taken) - 1))] for at in (0.5, 0.95, 1))
+    figures.add(
+        f"{when}, what a worker waits for a state to be written: p50, p95, longest",
+        f"{p50:.0f} ms, {p95:.0f} ms, {longest:.0f} ms",
+        values={"p50_ms": p50, "p95_ms": p95, "longest_ms": longest},
+    )
+
+
+def _measure_clean(there: House, figures: Figures, what: str, expected: int) -> None:
+    spent = cpu_seconds(there.server)
+    usage, found = clean(there)
+    spent = cpu_seconds(there.server) - spent
+    figures.add(
+        f"`cleaner`, {what}: runs deleted; seconds; CPU of it and the server; its peak",
+        f"{found['runs']:,}; {usage.seconds:.1f} s ({found['runs'] / usage.seconds:.0f}/s); "
+        f"{usage.cpu_seconds:.1f} s, {spent:.1f} s; {usage.peak_mb:.0f} MB",
         f"{expected:,} runs",
         found["runs"] == expected,
-        {"seconds": seconds, **found},
+        {
+            "seconds": usage.seconds,
+            "cpu": usage.cpu_seconds,
+            "server_cpu": spent,
+            "peak_mb": usage.peak_mb,
+            **found,
+        },
     )
-    seconds, again = clean(there)
-    figures.add(
-        "`cleaner`, once more: runs deleted; seconds",
-        f"{again['runs']}; {seconds:.1f} s",
-        "0 runs",
-        again["runs"] == 0,
-        {"seconds": seconds, **again},
-    )
-    # Logs go a while later, at Prefect's leisure. The duty's own runs stay.
-    deadline, kept = time.monotonic() + 300, len(of) * KEEP
-    while (left := counts(there))["log"] > kept * 5 + 100 and time.monotonic() < deadline:
-        time.sleep(1)
-    tidy = left["flow_run"] <= kept + 2 and left["log"] <= kept * 5 + 100
-    figures.add("rows after, by table", _said(left), f"{kept:,} runs", tidy, dict(left))
+
+
+def _beyond(left: dict[str, int], most: dict[str, int]) -> bool:
+    return any(left[table] > count for table, count in most.items())
 
 
 def _said(found: dict[str, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute, aliased
@@ -35,9 +35,9 @@ def rows(tenant: str) -> Select[Any]:
 async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str, int]:
     """Delete a tenant's records that are done with since before an instant, some of each kind.
 
-    Dead letters that were replayed or discarded, notices that were handed out, resolved incidents,
-    changes of servers but for the last of each, jobs that have ended, and what runs of actions
-    have recorded.
+    Dead letters that were replayed or discarded, notices, whether or not anybody has handed them
+    out, resolved incidents, changes of servers but for the last of each that there is, jobs that
+    have ended, and what runs of actions have recorded.
 
     Args:
         engine: The database.
@@ -66,17 +66,21 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
             DeadLetter.id,
             and_(DeadLetter.status != "open", DeadLetter.decided_at < before),
         ),
-        "notices": (Notice, Notice.id, Notice.claimed_at < before),
+        "notices": (Notice, Notice.id, func.coalesce(Notice.claimed_at, Notice.at) < before),
         "incidents": (Incident, Incident.id, Incident.resolved_at < before),
         "server_changes": (
             ServerChange,
             ServerChange.id,
-            and_(ServerChange.at < before, superseded),
+            and_(ServerChange.at < before, or_(superseded, ServerChange.after.is_(None))),
         ),
         "jobs": (
             Job,
             Job.id,
-            and_(Job.status.in_(("completed", "failed", "cancelled")), Job.finished_at < before),
+            and_(
+                Job.status.in_(("completed", "failed", "cancelled")),
+                # One that was written as ended, by SQL, need not say when.
+                func.coalesce(Job.finished_at, Job.updated_at) < before,
+            ),
         ),
         "action_runs": (ActionRun, ActionRun.id, and_(ActionRun.started_at < before, ~going_on)),
     }

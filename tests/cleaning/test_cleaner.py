@@ -1,21 +1,20 @@
 """What is deleted of old runs and records, and what stays."""
 
 import asyncio
+import socket
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
+from prefect import get_client
 
-from flows.cleaner import cleaner
-from flows.old_runs import EmptyFilter, OldRuns, only
-from tests.cleaning.conftest import RUNNING, House
-
-
-async def clean() -> dict[str, Any]:
-    found: dict[str, Any] = await cleaner(tenant="acme")
-    return found
-
+from flows.old_runs import EmptyFilter, Kept, OldRuns, only
+from tests.cleaning.conftest import RUNNING, House, Patient
 
 # -- the filter
 
@@ -45,19 +44,19 @@ async def test_the_latest_runs_stay_and_older_ones_go(house: House):
     nightly, other = await house.definition(), await house.definition("other", keep=3)
     of_nightly, of_other = await house.runs(nightly, 5), await house.runs(other, 4)
 
-    counts = await clean()
+    counts = await house.clean()
 
     assert await house.left(nightly) == of_nightly[-2:]
     assert await house.left(other) == of_other[-3:]
     assert (counts["definitions"], counts["looked_at"], counts["runs"]) == (2, 2, 4)
-    assert (await clean())["runs"] == 0
+    assert (await house.clean())["runs"] == 0
 
 
 async def test_what_ended_within_a_day_stays_however_much_it_is(house: House):
     nightly = await house.definition(keep=1)
     old, young = await house.runs(nightly, 3), await house.runs(nightly, 3, hours=23)
 
-    await clean()
+    await house.clean()
 
     assert await house.left(nightly) == young
     assert set(old).isdisjoint(young)
@@ -68,7 +67,7 @@ async def test_a_run_that_has_not_ended_stays_and_counts_for_nothing(house: Hous
     running = await house.runs(nightly, 2, hours=500, **RUNNING)
     ended = await house.runs(nightly, 3)
 
-    await clean()
+    await house.clean()
 
     assert await house.left(nightly) == [*running, ended[-1]]
 
@@ -85,7 +84,7 @@ async def test_a_run_that_goes_on_meanwhile_is_not_deleted(house: House, prefect
 async def test_a_definition_that_has_had_no_more_runs_than_it_keeps_is_not_looked_at(house: House):
     await house.definition(keep=10, count=10)
 
-    assert (await clean())["looked_at"] == 0
+    assert (await house.clean())["looked_at"] == 0
 
 
 async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +94,7 @@ async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pyte
     old = await house.runs(nightly, 8)
     young = await house.runs(nightly, 4, hours=1)
 
-    counts = await clean()
+    counts = await house.clean()
 
     assert await house.left(nightly) == young
     assert counts["runs"] == len(old)
@@ -104,70 +103,217 @@ async def test_more_runs_than_a_page_are_deleted(house: House, monkeypatch: pyte
 async def test_nothing_that_prefect_has_of_a_run_outlives_it(house: House):
     nightly = await house.definition(keep=1)
     runs = await house.runs(nightly, 3)
-    for one in runs:
-        artifact = {"type": "markdown", "data": "x", "flow_run_id": one}
-        task = {"flow_run_id": one, "task_key": "t", "dynamic_key": "0"}
-        line = {"name": "x", "level": 20, "message": "m", "flow_run_id": one}
-        line["timestamp"] = datetime.now(UTC).isoformat()
-        for path, body in (("/artifacts/", artifact), ("/task_runs/", task), ("/logs/", [line])):
-            (await house.http.post(path, json=body)).raise_for_status()
+    await house.leave_behind(runs)
     assert min((await house.kept_of(runs[:2])).values()) >= 2
 
-    counts = await clean()
+    async with get_client() as client:
+        old = OldRuns(datetime.now(UTC), client)
+        await old.delete(runs[:2])
 
-    assert counts["artifacts"] >= 2
-    async with asyncio.timeout(60):  # the logs go a moment later
-        while any((await house.kept_of(runs[:2])).values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    assert old.counts["artifacts"] >= 2
+    await house.wait_until_gone(runs[:2])
     assert min((await house.kept_of(runs[2:])).values()) >= 1
 
 
-async def test_a_run_that_is_killed_in_the_middle_is_finished_by_the_next(
-    house: House, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("flows.old_runs.BULK", 2)
+async def test_artifacts_are_left_to_a_server_that_deletes_what_belongs_to_no_run(house: House):
     nightly = await house.definition(keep=1)
-    runs = await house.runs(nightly, 7)
-    async with OldRuns.than(datetime.now(UTC)) as old:
-        await old.delete(runs[:2])  # all that it came to
+    runs = await house.runs(nightly, 3)
+    await house.leave_behind(runs)
 
-    assert (await clean())["runs"] == 4
-    assert await house.left(nightly) == runs[-1:]
+    counts = await house.clean()
+
+    assert (counts["runs"], counts["artifacts"]) == (2, 0)
+    assert (await house.kept_of(runs[:2]))["artifact"] >= 2
 
 
-# -- runs of definitions that are gone
+@pytest.mark.acceptance
+async def test_a_server_started_as_rota_does_deletes_what_belongs_to_no_run(
+    start_prefect: Callable[[Path, int], subprocess.Popen[bytes]],
+    end_group: Callable[..., None],
+    short_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS", "0.2")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    server = await asyncio.to_thread(start_prefect, short_home, port)
+    try:
+        address = f"http://127.0.0.1:{port}/api"
+        async with httpx.AsyncClient(base_url=address, timeout=60, transport=Patient()) as http:
+            artifact = {"type": "markdown", "key": "x", "data": "x", "flow_run_id": str(uuid4())}
+            (await http.post("/artifacts/", json=artifact)).raise_for_status()
+            async with asyncio.timeout(60):
+                while await count_artifacts(http):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+    finally:
+        end_group(server)
+
+
+async def count_artifacts(http: httpx.AsyncClient) -> int:
+    return int((await http.post("/artifacts/count", json={})).raise_for_status().json())
+
+
+async def test_runs_of_flows_that_a_run_has_called_go_with_it(house: House):
+    nightly, other = await house.definition(keep=1), await house.definition("other", keep=1)
+    parent, last = await house.runs(nightly, 2)
+    called, called_by_that, asked_for = await house.runs(nightly, 3, hours=30)
+    for child, of in ((called, parent), (called_by_that, called), (asked_for, parent)):
+        task = {"flow_run_id": of, "task_key": child, "dynamic_key": "0"}
+        made = (await house.http.post("/task_runs/", json=task)).raise_for_status().json()
+        house.call(child, made["id"], other if child == asked_for else None)
+
+    await house.clean()
+
+    assert await house.left(nightly, other) == [last, asked_for]
+    assert await house.there([parent, called, called_by_that]) == []
+
+
+@pytest.mark.acceptance
+async def test_a_cleaner_that_is_killed_anywhere_is_finished_by_the_next(house: House):
+    nightly = await house.definition(keep=2)
+    running = await house.runs(nightly, 1, hours=500, **RUNNING)
+    runs = await house.runs(nightly, 30)
+    young = await house.runs(nightly, 1, hours=1)
+    await house.leave_behind(runs)
+    for most in (29, 22, 15):
+        await house.kill_a_cleaner_when(lambda left, most=most: len(left) < most, nightly)
+    assert len(await house.left(nightly)) > 4
+
+    await house.clean()
+
+    assert await house.left(nightly) == [*running, runs[-1], *young]
+    assert (await house.clean())["runs"] == 0
+
+
+async def test_the_database_grows_no_further_however_long_a_definition_runs(house: House):
+    nightly, all_runs, sizes = await house.definition(keep=2), list[str](), []
+    for hours in (96, 72, 48):
+        all_runs += (made := await house.runs(nightly, 4, hours=hours))
+        await house.leave_behind(made)
+        await house.clean()
+        assert await house.left(nightly) == all_runs[-2:]
+        kept = await house.kept_of(all_runs)
+        sizes.append((kept["flow_run_state"], kept["task_run"]))
+
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+# -- runs of deployments that are gone
+
+
+async def label(house: House, run_ids: list[str], definition: str) -> None:
+    for one in run_ids:
+        answer = await house.http.patch(
+            f"/flow_runs/{one}/labels", json={"rota.definition": definition}
+        )
+        answer.raise_for_status()
 
 
 async def test_old_runs_of_a_definition_that_is_gone_go_too(house: House):
     nightly, gone = await house.definition(), await house.deployment()
     kept, orphans = await house.runs(nightly, 2), await house.runs(gone, 3)
     young = await house.runs(gone, 2, hours=1)
-    async with OldRuns.than(datetime.now(UTC) - timedelta(days=1)) as old:
-        assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == len(orphans)
-        assert await old.clean_orphans(house.tag, house.queue, {nightly}, set()) == 0
+    running = await house.runs(gone, 1, hours=500, **RUNNING)
+    await label(house, orphans[:1], str(uuid4()))
 
-    assert await house.left(nightly, gone) == kept + young
+    counts = await house.clean()
+
+    assert (counts["orphans"], counts["runs"]) == (len(orphans), len(orphans))
+    assert await house.left(nightly, gone) == running + kept + young
+    assert (await house.clean())["orphans"] == 0
 
 
 async def test_another_rotas_and_another_tenants_runs_are_left_alone(house: House):
     gone = await house.deployment()
     runs = await house.runs(gone, 2)
     async with OldRuns.than(datetime.now(UTC)) as old:
-        assert await old.clean_orphans("rota:another", house.queue, set(), set()) == 0
-        assert await old.clean_orphans(house.tag, "another", set(), set()) == 0
+        assert await old.clean_former("rota:another", house.queue, {}) == 0
+        assert await old.clean_former(house.tag, "another", {}) == 0
 
     assert await house.left(gone) == runs
 
 
-async def test_runs_of_a_definition_whose_deployment_was_made_anew_are_no_orphans(house: House):
+async def test_runs_of_a_deployment_that_was_made_anew_count_among_its_definitions(house: House):
+    nightly, gone, before_that = [await house.deployment() for _ in range(3)]
+    await house.define("nightly", nightly, keep=4)
+    definition = await house.id_of("nightly")
+    oldest = await house.runs(before_that, 3, hours=99)
+    former = await house.runs(gone, 3, hours=72)
+    present = await house.runs(nightly, 2)
+    running = await house.runs(gone, 1, hours=500, **RUNNING)
+    await label(house, [*oldest, *former, *running], definition)
+
+    counts = await house.clean()
+
+    assert await house.left(nightly, gone, before_that) == running + former[-2:] + present
+    assert (counts["runs"], counts["orphans"]) == (4, 4)
+    assert (await house.clean())["runs"] == 0
+
+
+async def test_former_runs_of_a_definition_without_a_deployment_are_kept_as_many_as_it_says(
+    house: House,
+):
     gone = await house.deployment()
-    runs = await house.runs(gone, 2)
-    labels = {"rota.definition": "7"}
-    for one in runs:
-        answer = await house.http.patch(f"/flow_runs/{one}/labels", json=labels)
-        answer.raise_for_status()
-    async with OldRuns.than(datetime.now(UTC)) as old:
-        assert await old.clean_orphans(house.tag, house.queue, set(), {"7"}) == 0
+    await house.define("nightly", None, keep=2)
+    former = await house.runs(gone, 5)
+    await label(house, former, await house.id_of("nightly"))
+
+    assert (await house.clean())["orphans"] == 3
+    assert await house.left(gone) == former[-2:]
+
+
+async def test_former_runs_go_once_there_are_enough_later_ones(house: House):
+    nightly, gone = await house.definition(keep=2), await house.deployment()
+    former = await house.runs(gone, 2, hours=72)
+    await label(house, former, await house.id_of("nightly"))
+    await house.runs(nightly, 1)
+    await house.clean()
+    assert await house.left(gone) == former[-1:]
+    await house.runs(nightly, 1, hours=1)
+
+    await house.clean()
+
+    assert await house.left(gone) == []
+
+
+async def test_former_runs_of_several_pages_are_kept_by_definition(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.old_runs.PAGE", 3)
+    monkeypatch.setattr("flows.old_runs.BULK", 2)
+    left = {}
+    for name, keep in (("one", 2), ("two", 3)):
+        gone = await house.deployment()
+        await house.define(name, None, keep=keep)
+        runs = await house.runs(gone, 7, hours=70 + keep)
+        await label(house, runs, await house.id_of(name))
+        left[gone] = runs[-keep:]
+
+    assert (await house.clean())["orphans"] == 14 - 5
+    assert {gone: await house.left(gone) for gone in left} == left
+
+
+async def test_runs_that_are_kept_of_a_former_deployment_are_not_looked_for_beyond_themselves(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.old_runs.PAGE", 2)
+    nightly, gone = await house.definition(keep=9), await house.deployment()
+    await label(house, await house.runs(gone, 1, hours=99), await house.id_of("nightly"))
+    await house.runs(nightly, 8)
+    read = []
+    async with OldRuns.than(datetime.now(UTC) - timedelta(days=1)) as old:
+        runs = old._runs
+
+        async def counted(*asked: Any) -> list[Any]:
+            read.append(found := await runs(*asked))
+            return found
+
+        monkeypatch.setattr(old, "_runs", counted)
+        kept = {await house.id_of("nightly"): Kept(nightly, 9)}
+        assert await old.clean_former(house.tag, house.queue, kept) == 0
+
+    assert len(read) == 1
 
 
 # -- records
@@ -183,9 +329,11 @@ async def test_records_that_are_done_with_go_by_age(house: House):
             *(status, days),
         )
     await sql.execute(
-        "insert into notices (tenant, kind, severity, subject, text, claimed_at) values "
-        "('acme', 'x', 'info', 's', 't', now() - interval '31 days'), "
-        "('acme', 'x', 'info', 's', 't', now()), ('acme', 'x', 'info', 's', 't', null)"
+        "insert into notices (tenant, kind, severity, subject, text, at, claimed_at) values "
+        "('acme', 'x', 'info', 'old', 't', now(), now() - interval '31 days'), "
+        "('acme', 'x', 'info', 'waits', 't', now() - interval '29 days', null), "
+        "('acme', 'x', 'info', 'nobody asks', 't', now() - interval '31 days', null), "
+        "('acme', 'x', 'info', 'new', 't', now() - interval '31 days', now())"
     )
     await sql.execute(
         "insert into incidents (tenant, kind, severity, title, status, resolved_at) values "
@@ -194,12 +342,18 @@ async def test_records_that_are_done_with_go_by_age(house: House):
     )
     await sql.execute("insert into servers (tenant, handle) values ('acme', 'web-1')")
     await sql.execute("update servers set status = 'ready'")
+    await sql.execute("insert into servers (tenant, handle) values ('acme', 'sold')")
+    await sql.execute("delete from servers where handle = 'sold'")
     await sql.execute("update server_changes set at = now() - interval '31 days'")
     await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'queued', 'true')")
     await sql.execute(
         "insert into jobs (tenant, name, command, status, finished_at) values "
         "('acme', 'old', 'true', 'completed', now() - interval '31 days'), "
         "('acme', 'new', 'true', 'failed', now())"
+    )
+    await sql.execute(
+        "insert into jobs (tenant, name, command, status, created_at, updated_at) select 'acme', "
+        "'imported', 'true', 'completed', at, at from (select now() - interval '31 days' as at) x"
     )
     await sql.execute(
         "insert into action_runs (tenant, id, action, revision, started_at) values "
@@ -212,17 +366,19 @@ async def test_records_that_are_done_with_go_by_age(house: House):
         "select tenant, id, 's', 0, 'log', 'running', now() from action_runs where action = 'long'"
     )
 
-    counts = await clean()
+    counts = await house.clean()
 
     kinds = ("dead_letters", "notices", "incidents", "server_changes", "jobs", "action_runs")
     gone = {kind: counts[kind] for kind in kinds}
-    assert gone == dict.fromkeys(kinds, 1)
+    assert gone == {**dict.fromkeys(kinds, 1), "jobs": 2, "notices": 2, "server_changes": 3}
+    subjects = await sql.fetch("select subject from notices order by subject")
+    assert [row["subject"] for row in subjects] == ["new", "waits"]
     assert [row["name"] for row in await sql.fetch("select name from jobs order by name")] == [
         "new",
         "queued",
     ]
     assert await sql.fetchval("select after from server_changes") == "ready"
-    again = await clean()
+    again = await house.clean()
     assert {again[kind] for kind in gone} == {0}
 
 
@@ -234,7 +390,7 @@ async def test_records_go_in_portions(house: House, monkeypatch: pytest.MonkeyPa
         "from generate_series(1, 5)"
     )
 
-    assert (await clean())["notices"] == 5
+    assert (await house.clean())["notices"] == 5
 
 
 async def test_another_tenants_records_stay(house: House):
@@ -244,4 +400,4 @@ async def test_another_tenants_records_stay(house: House):
         "values ('globex', 'x', 'info', 's', 't', now() - interval '31 days')"
     )
 
-    assert (await clean())["notices"] == 0
+    assert (await house.clean())["notices"] == 0

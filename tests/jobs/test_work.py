@@ -95,6 +95,21 @@ async def test_a_row_by_plain_sql_is_run_and_tells_how_it_ended(shop):
     assert row["error"].startswith("directory: '/nowhere' cannot be used on this worker")
 
 
+async def test_commands_that_hang_block_the_others_no_longer_than_they_may(shop):
+    await shop.worker()
+    await shop.set_limit(2)
+    for name in ("hangs", "hangs too"):
+        await shop.queue(name, "sleep 600", timeout_seconds=3, priority=9)
+    for number in range(4):
+        await shop.queue(f"j{number}", "true")
+    shop.watch()
+
+    for number in range(4):
+        await shop.until(f"j{number}", "completed")
+    for name in ("hangs", "hangs too"):
+        assert (await shop.until(name, "failed"))["error"].startswith("It took longer than 3 s")
+
+
 async def test_a_worker_that_does_not_allow_commands_runs_none_and_says_how_to_allow_them(
     shop, tmp_path
 ):

@@ -62,12 +62,14 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
     told: dict[str, list[Notice]] = defaultdict(list)
     for run in runs:
         row = definitions.get(run.deployment_id)
-        if row is None or run.started_at is None:
+        if row is None:
+            continue
+        if row.after_at is not None:
+            row.after_at = _counts_from(row, row.after_at, run)
+        if run.started_at is None:
             continue
         row.run_count += 1
         row.last_status, row.last_run_at = run.state, run.started_at
-        if row.after_at is not None:
-            row.after_at = _counts_from(row.after_at, run)
         if notice := _outcome(row, run):
             told[row.tenant].append(notice)
     await session.flush()
@@ -97,14 +99,20 @@ async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | N
 
 _USED = (
     "tenant name duty deployment_id enabled pause_note pause_after_failures notify notify_on "
-    "notify_after run_count last_status last_run_at failures outcome after_at"
+    "notify_after run_count last_status last_run_at failures outcome after_at updated_at overlap"
 ).split()
 
 
-def _counts_from(at: datetime, run: Ended) -> datetime | None:
-    """Return from when on `after_seconds` counts now; None if this was the run it counted to."""
-    if run.due_at is not None and run.due_at >= at:
-        return None
+def _counts_from(row: Definition, at: datetime, run: Ended) -> datetime | None:
+    """Return from when on `after_seconds` counts now; None if this was the run it counted to.
+
+    That one may have begun before it was known that another goes on, which has moved `at` since.
+    """
+    if run.due_at is not None and run.due_at >= min(at, row.updated_at):
+        # By `skip` it was cancelled for another run, and waits for the end of that.
+        return at if run.started_at is None and row.overlap == "skip" else None
+    if run.started_at is None:
+        return at
     return run.ended_at if at == UNDER_WAY else max(at, run.ended_at)
 
 

@@ -11,8 +11,8 @@ import pytest
 from prefect import flow, get_client
 from prefect.flow_engine import run_flow_async
 
+from deployments.counting import count_runs
 from deployments.gateway import Gateway
-from deployments.watch import count_runs
 from flows.occurrence import Occurrence, current_occurrence
 
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployments.watch import count_runs
+from deployments.counting import count_runs
 
 LETTER = "9b1d7f60-3c2a-4f5e-8a41-6d0c2e7b9f13"
 OCCURRENCE = "2026-03-01T07:00:00+00:00"

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Select,
     case,
+    exists,
     func,
     literal,
     select,
@@ -259,11 +260,19 @@ async def replaying(
 async def oldest(
     engine: AsyncEngine, tenant: str, wanted: Wanted, limit: int
 ) -> list[tuple[UUID, UUID]]:
-    """Return the open letters that failed first, each with its definition's id."""
+    """Return the open letters that failed first, each with its definition's id.
+
+    Those whose definition cannot run come last, or they would hold up the others for ever.
+    """
+    runs = exists().where(
+        Definition.id == DeadLetter.definition_id,
+        Definition.problem.is_(None),
+        Definition.deployment_id.is_not(None),
+    )
     chosen = (
         select(DeadLetter.id, DeadLetter.definition_id)
         .where(*_conditions(tenant, wanted), DeadLetter.status == "open")
-        .order_by(DeadLetter.first_at, DeadLetter.id)
+        .order_by(runs.desc(), DeadLetter.first_at, DeadLetter.id)
         .limit(limit)
     )
     async with reading(engine) as connection:

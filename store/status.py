@@ -19,6 +19,9 @@ from store.writing import writing
 OVERLAP = timedelta(minutes=1)
 """How far back runs are read again: one that ended a moment ago may not be committed yet."""
 
+AT_ONCE = 1000
+"""Rows that one statement names; PostgreSQL takes 32,767 values in one."""
+
 
 async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
     """Write status columns: each row has the definition's `id`, and all have the same columns."""
@@ -69,17 +72,17 @@ async def count_after(
         rows: As `relative` read them.
         after_at: In UTC; None for now, by the database's clock.
     """
-    if not rows:
-        return
-    as_read = tuple_(Definition.id, Definition.after_at).in_([(r.id, r.after_at) for r in rows])
-    locked = select(Definition.id).where(as_read).order_by(Definition.id).with_for_update()
-    async with AsyncSession(engine) as session, session.begin():
-        await session.execute(
-            update(Definition)
-            .where(Definition.id.in_(await session.scalars(locked)))
-            .values(after_at=after_at or func.clock_timestamp())
-            .execution_options(synchronize_session=False)
-        )
+    for start in range(0, len(rows), AT_ONCE):
+        some = [(one.id, one.after_at) for one in rows[start : start + AT_ONCE]]
+        as_read = tuple_(Definition.id, Definition.after_at).in_(some)
+        locked = select(Definition.id).where(as_read).order_by(Definition.id).with_for_update()
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(
+                update(Definition)
+                .where(Definition.id.in_(list(await session.scalars(locked))))
+                .values(after_at=after_at or func.clock_timestamp())
+                .execution_options(synchronize_session=False)
+            )
 
 
 async def read_until(engine: AsyncEngine) -> datetime:

@@ -342,6 +342,23 @@ async def test_many_are_replayed_at_a_rate_the_first_that_failed_at_first(house:
     assert nothing == {"replayed": [], "skipped": [], "until": None}
 
 
+async def test_letters_that_cannot_be_replayed_come_after_those_that_can(
+    house: House, sql: Any
+) -> None:
+    letter = await house.fails()
+    await sql.execute(
+        "insert into dead_letters (tenant, definition_id, name, run_id, occurrence, trigger, "
+        "first_at, last_at) select tenant, gen_random_uuid(), 'gone', gen_random_uuid(), "
+        "occurrence, trigger, first_at - n * interval '1 day', last_at "
+        "from dead_letters, generate_series(1, 3) n"
+    )
+
+    for replayed, skipped in ([letter["id"]], 1), ([], 2):
+        made = (await house.api.post(f"{house.letters}/replay", json={"limit": 2})).json()
+        assert [one["id"] for one in made["replayed"]] == replayed
+        assert len(made["skipped"]) == skipped
+
+
 async def _due(house: House, made: dict[str, Any]) -> list[datetime]:
     found = [await house.gateway.run(one["run_id"]) for one in made["replayed"]]
     return [datetime.fromisoformat(one["expected_start_time"]) for one in found]

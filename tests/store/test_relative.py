@@ -217,13 +217,13 @@ async def test_however_many_are_due_all_of_them_and_those_that_wait_are_found(
     await sql.execute(
         "insert into definitions (tenant, name, duty, after_seconds, deployment_id) "
         "select 'acme', 'n' || n, 'workflow_run', 60, gen_random_uuid() "
-        "from generate_series(1, 3000) n"
+        "from generate_series(1, 20000) n"
     )
     await sql.execute(
         "update definitions set after_at = $1 where deployment_id = $2", UNDER_WAY, DEPLOYMENT
     )
     found = await status.relative(engine, written, written + timedelta(hours=1))
-    assert len(found) == 3001
+    assert len(found) == 20001
     await status.count_after(engine, found, UNDER_WAY)
     assert await sql.fetchval("select min(after_at) from definitions") == UNDER_WAY
 

@@ -184,7 +184,7 @@ async def settle(session: AsyncSession, run_ids: Sequence[str], at: datetime) ->
     """Close the open letters of runs that have completed after all, tried again in Prefect."""
     await session.execute(
         update(DeadLetter)
-        .where(DeadLetter.run_id.in_([UUID(one) for one in run_ids]), DeadLetter.status == "open")
+        .where(DeadLetter.run_id == func.any(_uuids(run_ids)), DeadLetter.status == "open")
         .values(status="replayed", decided_at=at, decided_by="rota")
     )
 
@@ -194,11 +194,15 @@ async def reopen(session: AsyncSession, run_ids: Sequence[str]) -> None:
     await session.execute(
         update(DeadLetter)
         .where(
-            DeadLetter.replay_run_id.in_([UUID(one) for one in run_ids]),
+            DeadLetter.replay_run_id == func.any(_uuids(run_ids)),
             DeadLetter.status == "replayed",
         )
         .values(status="open", decided_at=None, decided_by=None)
     )
+
+
+def _uuids(run_ids: Sequence[str]) -> list[UUID]:
+    return [UUID(one) for one in run_ids]
 
 
 def storable(value: Any) -> Any:

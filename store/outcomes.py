@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
@@ -87,9 +87,11 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
 
 
 async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | None, Definition]:
+    # As one value: PostgreSQL takes no more than 32,767, and nobody may have watched for days.
+    ids = list({run.deployment_id for run in runs})
     rows = await session.scalars(
         select(Definition)
-        .where(Definition.deployment_id.in_({run.deployment_id for run in runs}))
+        .where(Definition.deployment_id == func.any(ids))
         .order_by(Definition.id)  # as everybody who locks several does
         .options(load_only(*(getattr(Definition, name) for name in _USED)))
         .with_for_update()

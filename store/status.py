@@ -79,7 +79,7 @@ async def count_after(
         async with AsyncSession(engine) as session, session.begin():
             await session.execute(
                 update(Definition)
-                .where(Definition.id.in_(list(await session.scalars(locked))))
+                .where(Definition.id == func.any(list(await session.scalars(locked))))
                 .values(after_at=after_at or func.clock_timestamp())
                 .execution_options(synchronize_session=False)
             )

@@ -56,6 +56,19 @@ async def test_the_last_run_is_the_one_that_ended_last_in_whatever_order_they_co
     assert (await _row(sql))["last_status"] == "Crashed"
 
 
+async def test_any_number_of_runs_that_ended_while_nobody_watched_is_counted(engine, sql, deployed):
+    at = NOON - timedelta(hours=1)
+    states = {"Completed": {"completed": True}, "Cancelled": {"cancelled": True}}
+    runs = [
+        Ended(str(uuid4()), uuid4() if other else DEPLOYMENT, at, at, state, **how)
+        for state, how in states.items()
+        for other in (False, True)
+        for _ in range(17_000)
+    ]
+    assert len(await status.count(engine, runs)) == 68_000
+    assert (await _row(sql))["run_count"] == 34_000
+
+
 async def test_runs_are_read_again_from_before_the_last_one(engine, deployed):
     before = await status.read_until(engine)
     await status.count(engine, [ended(0)])

@@ -69,7 +69,8 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
         if run.started_at is None:
             continue
         row.run_count += 1
-        row.last_status, row.last_run_at = run.state, run.started_at
+        if row.last_run_at is None or row.last_run_at <= run.started_at:
+            row.last_status, row.last_run_at = run.state, run.started_at
         if notice := _outcome(row, run):
             told[row.tenant].append(notice)
     await session.flush()

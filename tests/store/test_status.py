@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -47,13 +48,24 @@ async def test_a_run_that_is_read_twice_is_counted_once(engine, sql, deployed):
     assert (await _row(sql))["run_count"] == 2
 
 
-async def test_the_last_run_is_the_one_that_ended_last_in_whatever_order_they_come(
+async def test_the_last_run_is_the_latest_that_has_ended_in_whatever_order_they_come(
     engine, sql, deployed
 ):
     fresh = await status.count(engine, [ended(2, "Crashed"), ended(0), ended(1, "Failed")])
 
     assert [run.state for run in fresh] == ["Completed", "Failed", "Crashed"]
     assert (await _row(sql))["last_status"] == "Crashed"
+
+
+async def test_an_earlier_run_that_is_tried_again_is_not_the_last_for_that(engine, sql, deployed):
+    first, last = ended(0, "Failed"), ended(5, "Failed")
+    await status.count(engine, [first, last])
+    again = replace(first, ended_at=NOON + timedelta(minutes=9), state="Completed")
+    await status.count(engine, [again])
+    assert tuple(await _row(sql)) == (3, "Failed", last.started_at)
+
+    await status.count(engine, [replace(last, ended_at=again.ended_at, state="Completed")])
+    assert tuple(await _row(sql)) == (4, "Completed", last.started_at)
 
 
 async def test_any_number_of_runs_that_ended_while_nobody_watched_is_counted(engine, sql, deployed):

@@ -275,6 +275,20 @@ class Gateway:
         found: list[dict[str, Any]] = await self._call("POST", "/flow_runs/filter", body)
         return found
 
+    async def under_way(self, deployment_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the runs of these deployments that have begun, and have not ended."""
+        found: list[dict[str, Any]] = []
+        for some in _batches(deployment_ids, PAGE):
+            chosen = {
+                "deployment_id": {"any_": list(some)},
+                "start_time": {"is_null_": False},
+                "end_time": {"is_null_": True},
+            }
+            body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}
+            async for page in self._pages("/flow_runs/filter", body):
+                found += page
+        return found
+
     async def count_runs(self, chosen: Mapping[str, Any]) -> int:
         """Count runs by Prefect's filter of flow runs."""
         return int(await self._call("POST", "/flow_runs/count", {"flow_runs": chosen}))

@@ -140,7 +140,7 @@ def attempts(run: Mapping[str, Any]) -> int:
     """Return how often a run was started, without the starts that only put it off."""
     put_off = (run.get("labels") or {}).get(PUT_OFF)
     # Somebody else may have written it.
-    return int(max(0, run["run_count"] - (put_off if isinstance(put_off, int) else 0)))
+    return int(max(0, run["run_count"] - (max(0, put_off) if isinstance(put_off, int) else 0)))
 
 
 def message(run: Mapping[str, Any]) -> str:

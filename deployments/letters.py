@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
@@ -29,6 +29,9 @@ OCCURRENCE = "rota.occurrence"
 
 TRIGGER = "rota.trigger"
 """The one that says what made that due."""
+
+EARLIEST, NEVER = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+"""What the database takes as an instant lies in between."""
 
 LETTER = "rota.letter"
 """The one that names the dead letter."""
@@ -62,7 +65,7 @@ def ended(run: Mapping[str, Any]) -> Ended | None:
         deployment_id=UUID(run["deployment_id"]),
         started_at=datetime.fromisoformat(began) if began else None,
         ended_at=datetime.fromisoformat(run["end_time"]),
-        state=run["state_name"],
+        state=letters.storable(run["state_name"]),
         completed=run["state_type"] == "COMPLETED",
         cancelled=cancelled,
         failure=_failure(run) if failed else None,
@@ -77,12 +80,18 @@ def _failure(run: Mapping[str, Any]) -> Failure:
     occurrence = datetime.fromisoformat(run["expected_start_time"])
     trigger = "schedule" if who(run) == "schedule" else "manual"
     letter_id = None
-    with suppress(KeyError, ValueError, TypeError):  # somebody else may have written them
-        replayed = datetime.fromisoformat(labels[OCCURRENCE])
-        letter_id = UUID(labels[LETTER])
+    with suppress(KeyError, ValueError):  # somebody else may have written them
+        replayed = datetime.fromisoformat(str(labels[OCCURRENCE]))
+        letter_id = UUID(str(labels[LETTER]))
         occurrence = replayed
         trigger = "schedule" if labels[TRIGGER] == "schedule" else "manual"
-    return Failure(occurrence, trigger, run["parameters"], message(run), attempts(run), letter_id)
+    at = _storable(occurrence)
+    return Failure(at, trigger, run["parameters"], message(run), attempts(run), letter_id)
+
+
+def _storable(at: datetime) -> datetime:
+    """Return the nearest instant that the database takes: one run must not hold up the others."""
+    return min(max(at if at.tzinfo else at.replace(tzinfo=UTC), EARLIEST), NEVER)
 
 
 async def replay(

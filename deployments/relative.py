@@ -6,49 +6,38 @@ will be, so nothing is due until then.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deployments.gateway import PAGE, Gateway
+from deployments.counting import count_runs
+from deployments.gateway import Gateway
 from deployments.history import who
 from store import status
 from store.models import Definition
 from store.outcomes import UNDER_WAY
 
-AHEAD = timedelta(minutes=1)
-"""How long before something is due Rota begins to look for runs that are under way."""
-
-STATES = ("Pending", "Running", "Retrying", "AwaitingRetry", "Cancelling", "Paused", "Suspended")
+NEAR = timedelta(minutes=1)
+"""So long before something is due, and after, Rota looks for runs that are under way."""
 
 
 async def wait_for_runs(engine: AsyncEngine, gateway: Gateway, at: datetime) -> None:
-    """Let what is due soon after `at` (UTC, aware) wait for runs, or go on if they are gone."""
-    found = await status.relative(engine, at, at + AHEAD)
+    """Let what is due about `at` (UTC, aware) wait for runs, or go on if they are gone."""
+    found = await status.relative(engine, at - NEAR, at + NEAR)
     rows = {str(one.deployment_id): one for one in found}
-    busy = await _busy(gateway, rows)
-    changed = []
-    for key, one in rows.items():
-        waits = one.after_at == UNDER_WAY
-        if waits and key not in busy:
-            changed.append({"id": one.id, "after_at": at})  # its end is not to be had any more
-        elif not waits and key in busy:
-            changed.append({"id": one.id, "after_at": UNDER_WAY})
-    await status.record(engine, changed)
-
-
-async def _busy(gateway: Gateway, rows: Mapping[str, Definition]) -> Collection[str]:
-    found = set()
-    ids = list(rows)
-    for start in range(0, len(ids), PAGE // 2):
-        some = ids[start : start + PAGE // 2]
-        chosen = {"deployment_id": {"any_": some}, "state": {"name": {"any_": list(STATES)}}}
-        for run in await gateway.runs_where(chosen, "EXPECTED_START_TIME_DESC", PAGE):
-            if not _is_own(rows[run["deployment_id"]], run):
-                found.add(run["deployment_id"])
-    return found
+    busy = {
+        run["deployment_id"]
+        for run in await gateway.under_way(list(rows))
+        if not _is_own(rows[run["deployment_id"]], run)
+    }
+    waiting = {key for key, one in rows.items() if one.after_at == UNDER_WAY}
+    await status.count_after(engine, [rows[key] for key in busy - waiting], UNDER_WAY)
+    if gone := [rows[key] for key in waiting - busy]:
+        # Most have just ended, and are to be counted. The end of the others is not to be had.
+        await count_runs(engine, gateway)
+        await status.count_after(engine, gone, None)
 
 
 def _is_own(row: Definition, run: Mapping[str, Any]) -> bool:

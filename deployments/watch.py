@@ -23,19 +23,17 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments import explain
+from deployments.counting import count_runs
 from deployments.desired import build_for, next_run
 from deployments.gateway import Gateway, PrefectError
 from deployments.jobs import Dispatcher
-from deployments.letters import ended
 from deployments.policy import Policy, sync
 from deployments.reconcile import MANY, Reconciler, Report
 from deployments.relative import wait_for_runs
 from deployments.schedule import InvalidSchedule
-from deployments.spec import owner_tag
 from store import changes, database, dispatch, roster, status
 from store.changes import Work
 from store.models import Definition
-from store.outcomes import Ended
 from store.settings import Settings
 
 logger = logging.getLogger("rota")
@@ -315,14 +313,6 @@ class Watch:
         await count_runs(self.engine, self.gateway)
         await wait_for_runs(self.engine, self.gateway, datetime.now(UTC))
         await refresh_next_runs(self.engine, datetime.now(UTC))
-
-
-async def count_runs(engine: AsyncEngine, gateway: Gateway) -> list[Ended]:
-    """Read the runs that ended since the watermark, and count the new ones."""
-    found = await roster.read(engine, [])
-    since = await status.read_until(engine)
-    runs = await gateway.ended_since(owner_tag(found.instance), since)
-    return await status.count(engine, [one for run in runs if (one := ended(run))])
 
 
 async def refresh_next_runs(engine: AsyncEngine, at: datetime) -> None:

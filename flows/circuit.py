@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
@@ -47,6 +47,10 @@ ENDING = timedelta(seconds=10)
 """What a try may take beyond its deadline until its end is recorded."""
 EARLY = timedelta(seconds=0.5)
 """So much before its time Prefect may start a run."""
+FURTHEST = LONGEST + ENDING
+"""What is open for longer was written by a clock that is wrong, or by hand, and does not count."""
+SAID = 1000
+"""Characters of an error that are kept."""
 SPREAD = 0.2
 """By which part of their wait runs are drawn apart."""
 
@@ -77,14 +81,24 @@ class _Once(Backoff):
         return None
 
 
+_Instant = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1900, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC)),
+]
+
+
 class _Kept(BaseModel):
     """What stands at the checkpoint."""
 
-    since: AwareDatetime
-    until: AwareDatetime
-    times: int = Field(ge=1)
+    since: _Instant
+    until: _Instant
+    times: int = Field(ge=1, le=10**9)
     trying: bool = False
     error: str = ""
+
+    def holds(self, at: datetime) -> bool:
+        """Whether nobody calls at this instant."""
+        return at < self.until <= at + FURTHEST
 
 
 @dataclass(frozen=True)
@@ -154,9 +168,9 @@ class Circuit:
     async def _take(self, found: _Found, deadline_seconds: float) -> None:
         """Take the try, which is one run's only, and lapses if that run dies."""
         at, kept = self.clock(), found.kept
-        if kept.until > at:
+        if kept.holds(at):
             raise self._put_off(kept, at)
-        until = at + timedelta(seconds=deadline_seconds) + ENDING
+        until = at + timedelta(seconds=min(deadline_seconds, LONGEST.total_seconds())) + ENDING
         taken = kept.model_copy(update={"until": until, "trying": True})
         try:
             await self._write(taken, found.written)
@@ -171,7 +185,7 @@ class Circuit:
             found = await self._read()
             at = self.clock()
             kept = found.kept if found else None
-            if kept is None or kept.trying or kept.until <= at:
+            if kept is None or kept.trying or not kept.holds(at):
                 kept = self._longer(kept, at, str(away))
                 await self._write(kept)
         except RecordsError as error:
@@ -183,7 +197,7 @@ class Circuit:
         times = before.times + 1 if before else 1
         wait = min(timedelta(seconds=self.seconds * 2 ** min(times - 1, 20)), LONGEST)
         since = before.since if before else at
-        return _Kept(since=since, until=at + wait, times=times, error=error)
+        return _Kept(since=since, until=at + wait, times=times, error=error[:SAID])
 
     async def _close(self, found: _Found | None) -> None:
         if found is None:
@@ -201,7 +215,7 @@ class Circuit:
         tries = f"{kept.times} {'try' if kept.times == 1 else 'tries'}"
         return PutOff(
             f"The workflow service {self.service} has been away since {_shown(kept.since)} "
-            f"({tries}). {kept.error}".strip(),
+            f"({tries}). {kept.error[:SAID]}".strip(),
             due,
         )
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Select,
     case,
+    exists,
     func,
     literal,
     select,
@@ -183,7 +184,7 @@ async def settle(session: AsyncSession, run_ids: Sequence[str], at: datetime) ->
     """Close the open letters of runs that have completed after all, tried again in Prefect."""
     await session.execute(
         update(DeadLetter)
-        .where(DeadLetter.run_id.in_([UUID(one) for one in run_ids]), DeadLetter.status == "open")
+        .where(DeadLetter.run_id == func.any(_uuids(run_ids)), DeadLetter.status == "open")
         .values(status="replayed", decided_at=at, decided_by="rota")
     )
 
@@ -193,11 +194,15 @@ async def reopen(session: AsyncSession, run_ids: Sequence[str]) -> None:
     await session.execute(
         update(DeadLetter)
         .where(
-            DeadLetter.replay_run_id.in_([UUID(one) for one in run_ids]),
+            DeadLetter.replay_run_id == func.any(_uuids(run_ids)),
             DeadLetter.status == "replayed",
         )
         .values(status="open", decided_at=None, decided_by=None)
     )
+
+
+def _uuids(run_ids: Sequence[str]) -> list[UUID]:
+    return [UUID(one) for one in run_ids]
 
 
 def storable(value: Any) -> Any:
@@ -259,11 +264,19 @@ async def replaying(
 async def oldest(
     engine: AsyncEngine, tenant: str, wanted: Wanted, limit: int
 ) -> list[tuple[UUID, UUID]]:
-    """Return the open letters that failed first, each with its definition's id."""
+    """Return the open letters that failed first, each with its definition's id.
+
+    Those whose definition cannot run come last, or they would hold up the others for ever.
+    """
+    runs = exists().where(
+        Definition.id == DeadLetter.definition_id,
+        Definition.problem.is_(None),
+        Definition.deployment_id.is_not(None),
+    )
     chosen = (
         select(DeadLetter.id, DeadLetter.definition_id)
         .where(*_conditions(tenant, wanted), DeadLetter.status == "open")
-        .order_by(DeadLetter.first_at, DeadLetter.id)
+        .order_by(runs.desc(), DeadLetter.first_at, DeadLetter.id)
         .limit(limit)
     )
     async with reading(engine) as connection:

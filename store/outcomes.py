@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
@@ -62,12 +62,15 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
     told: dict[str, list[Notice]] = defaultdict(list)
     for run in runs:
         row = definitions.get(run.deployment_id)
-        if row is None or run.started_at is None:
+        if row is None:
+            continue
+        if row.after_at is not None:
+            row.after_at = _counts_from(row, row.after_at, run)
+        if run.started_at is None:
             continue
         row.run_count += 1
-        row.last_status, row.last_run_at = run.state, run.started_at
-        if row.after_at is not None:
-            row.after_at = _counts_from(row.after_at, run)
+        if row.last_run_at is None or row.last_run_at <= run.started_at:
+            row.last_status, row.last_run_at = run.state, run.started_at
         if notice := _outcome(row, run):
             told[row.tenant].append(notice)
     await session.flush()
@@ -85,9 +88,11 @@ async def follow(session: AsyncSession, runs: Sequence[Ended]) -> None:
 
 
 async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | None, Definition]:
+    # As one value: PostgreSQL takes no more than 32,767, and nobody may have watched for days.
+    ids = list({run.deployment_id for run in runs})
     rows = await session.scalars(
         select(Definition)
-        .where(Definition.deployment_id.in_({run.deployment_id for run in runs}))
+        .where(Definition.deployment_id == func.any(ids))
         .order_by(Definition.id)  # as everybody who locks several does
         .options(load_only(*(getattr(Definition, name) for name in _USED)))
         .with_for_update()
@@ -97,14 +102,20 @@ async def _locked(session: AsyncSession, runs: Sequence[Ended]) -> dict[UUID | N
 
 _USED = (
     "tenant name duty deployment_id enabled pause_note pause_after_failures notify notify_on "
-    "notify_after run_count last_status last_run_at failures outcome after_at"
+    "notify_after run_count last_status last_run_at failures outcome after_at updated_at overlap"
 ).split()
 
 
-def _counts_from(at: datetime, run: Ended) -> datetime | None:
-    """Return from when on `after_seconds` counts now; None if this was the run it counted to."""
-    if run.due_at is not None and run.due_at >= at:
-        return None
+def _counts_from(row: Definition, at: datetime, run: Ended) -> datetime | None:
+    """Return from when on `after_seconds` counts now; None if this was the run it counted to.
+
+    That one may have begun before it was known that another goes on, which has moved `at` since.
+    """
+    if run.due_at is not None and run.due_at >= min(at, row.updated_at):
+        # By `skip` it was cancelled for another run, and waits for the end of that.
+        return at if run.started_at is None and row.overlap == "skip" else None
+    if run.started_at is None:
+        return at
     return run.ended_at if at == UNDER_WAY else max(at, run.ended_at)
 
 

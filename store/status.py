@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import load_only
 
 from store import outcomes
 from store.models import Definition, Mark
@@ -17,6 +18,9 @@ from store.writing import writing
 
 OVERLAP = timedelta(minutes=1)
 """How far back runs are read again: one that ended a moment ago may not be committed yet."""
+
+AT_ONCE = 1000
+"""Rows that one statement names; PostgreSQL takes 32,767 values in one."""
 
 
 async def record(engine: AsyncEngine, rows: Sequence[dict[str, Any]]) -> None:
@@ -37,23 +41,48 @@ async def due(engine: AsyncEngine, at: datetime, limit: int = 2000) -> list[Defi
         )
 
 
-async def relative(
-    engine: AsyncEngine, at: datetime, until: datetime, limit: int = 2000
-) -> list[Definition]:
+async def relative(engine: AsyncEngine, at: datetime, until: datetime) -> list[Definition]:
     """Return definitions that wait for the end of a run, or are due so long after one.
+
+    Only the columns that tell one from another are read: there may be any number of rows.
 
     Args:
         engine: The database.
         at: Those that are due later than this,
         until: and not later than this; in UTC.
-        limit: The most rows.
     """
-    due = Definition.after_at + func.make_interval(0, 0, 0, 0, 0, 0, Definition.after_seconds)
+    counted = Definition.after_at + func.make_interval(0, 0, 0, 0, 0, 0, Definition.after_seconds)
+    # Null counts for nothing; a pause, or a beginning still ahead, puts it off.
+    due = func.greatest(counted, Definition.starts_at, Definition.paused_until)
     waits = Definition.after_at == outcomes.UNDER_WAY
     soon = and_(Definition.after_at <= until, due > at, due <= until)
     chosen = select(Definition).where(Definition.deployment_id.is_not(None), or_(waits, soon))
+    read = load_only(Definition.id, Definition.deployment_id, Definition.after_at)
     async with AsyncSession(engine, expire_on_commit=False) as session:
-        return list(await session.scalars(chosen.order_by(Definition.after_at).limit(limit)))
+        return list(await session.scalars(chosen.order_by(Definition.id).options(read)))
+
+
+async def count_after(
+    engine: AsyncEngine, rows: Sequence[Definition], after_at: datetime | None
+) -> None:
+    """Write what `after_seconds` counts from, where nobody has written it since it was read.
+
+    Args:
+        engine: The database.
+        rows: As `relative` read them.
+        after_at: In UTC; None for now, by the database's clock.
+    """
+    for start in range(0, len(rows), AT_ONCE):
+        some = [(one.id, one.after_at) for one in rows[start : start + AT_ONCE]]
+        as_read = tuple_(Definition.id, Definition.after_at).in_(some)
+        locked = select(Definition.id).where(as_read).order_by(Definition.id).with_for_update()
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(
+                update(Definition)
+                .where(Definition.id == func.any(list(await session.scalars(locked))))
+                .values(after_at=after_at or func.clock_timestamp())
+                .execution_options(synchronize_session=False)
+            )
 
 
 async def read_until(engine: AsyncEngine) -> datetime:

@@ -11,8 +11,8 @@ import pytest
 from prefect import flow, get_client
 from prefect.flow_engine import run_flow_async
 
+from deployments.counting import count_runs
 from deployments.gateway import Gateway
-from deployments.watch import count_runs
 from flows.occurrence import Occurrence, current_occurrence
 
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
@@ -340,6 +340,23 @@ async def test_many_are_replayed_at_a_rate_the_first_that_failed_at_first(house:
     assert await _due(house, more) == [due[1] + timedelta(seconds=10)]
     nothing = (await house.api.post(f"{house.letters}/replay")).json()
     assert nothing == {"replayed": [], "skipped": [], "until": None}
+
+
+async def test_letters_that_cannot_be_replayed_come_after_those_that_can(
+    house: House, sql: Any
+) -> None:
+    letter = await house.fails()
+    await sql.execute(
+        "insert into dead_letters (tenant, definition_id, name, run_id, occurrence, trigger, "
+        "first_at, last_at) select tenant, gen_random_uuid(), 'gone', gen_random_uuid(), "
+        "occurrence, trigger, first_at - n * interval '1 day', last_at "
+        "from dead_letters, generate_series(1, 3) n"
+    )
+
+    for replayed, skipped in ([letter["id"]], 1), ([], 2):
+        made = (await house.api.post(f"{house.letters}/replay", json={"limit": 2})).json()
+        assert [one["id"] for one in made["replayed"]] == replayed
+        assert len(made["skipped"]) == skipped
 
 
 async def _due(house: House, made: dict[str, Any]) -> list[datetime]:

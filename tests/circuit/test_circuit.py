@@ -60,6 +60,7 @@ def calls() -> Calls:
     return Calls()
 
 
+OPEN = {"since": NOON.isoformat(), "until": NOON.isoformat(), "times": 1}
 AWAY = WorkflowServiceUnavailable("connection refused")
 
 
@@ -207,8 +208,19 @@ async def test_runs_are_drawn_apart_by_a_fifth_of_their_wait(circuit, calls):
     assert (await _put_off(spread, calls)).due == NOON + timedelta(seconds=36)
 
 
-async def test_a_checkpoint_of_another_form_is_passed_over(circuit, calls, rota):
-    await circuit.records.put("checkpoints", KEY, body={"value": {"until": "tomorrow"}})
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"until": "tomorrow"},
+        {**OPEN, "since": "0001-01-01T00:00:00+14:00"},
+        {**OPEN, "until": "9999-12-31T23:59:59-14:00"},
+        {**OPEN, "times": 2**62},
+        [],
+        None,
+    ],
+)
+async def test_a_checkpoint_of_another_form_is_passed_over(circuit, calls, rota, value):
+    await circuit.records.put("checkpoints", KEY, body={"value": value})
 
     # Only a run has a log to say so in.
     @flow
@@ -216,6 +228,44 @@ async def test_a_checkpoint_of_another_form_is_passed_over(circuit, calls, rota)
         return await circuit.through(calls, 300)
 
     assert await run() == "done"
+    calls.error = AWAY
+    await _put_off(circuit, calls)
+    assert (await kept(rota))["times"] == 1
+
+
+@pytest.mark.parametrize("until", ["2026-11-21T12:10:11Z", "2026-11-21T13:00:00Z", "8999-01-01Z"])
+@pytest.mark.parametrize("trying", [False, True])
+async def test_what_a_clock_that_is_ahead_has_written_keeps_nobody_off(
+    circuit, calls, rota, until, trying
+):
+    value = {**OPEN, "until": until.replace("01-01Z", "01-01T00:00:00Z"), "trying": trying}
+    await circuit.records.put("checkpoints", KEY, body={"value": value})
+    calls.error = AWAY
+    assert (await _put_off(circuit, calls)).due - NOON < timedelta(minutes=2)
+    await circuit.records.put("checkpoints", KEY, body={"value": value})
+    calls.error = None
+    assert await circuit.through(calls, 300) == "done"
+    assert await kept(rota) is None
+
+
+async def test_a_try_with_a_deadline_without_end_is_another_s_in_ten_minutes(circuit, calls, clock):
+    calls.error = AWAY
+    await _put_off(circuit, calls)
+    clock.forward(seconds=30)
+    calls.error = RuntimeError("power loss")
+    with pytest.raises(RuntimeError):
+        await circuit.through(calls, 1e15)
+    calls.error = None
+    clock.forward(minutes=10, seconds=9)
+    await _put_off(circuit, calls)
+    clock.forward(seconds=1)
+    assert await circuit.through(calls, 300) == "done"
+
+
+async def test_a_long_error_is_said_in_part(circuit, calls, rota):
+    calls.error = WorkflowServiceUnavailable("x" * 100_000)
+    assert len(str(await _put_off(circuit, calls))) < 1200
+    assert len((await kept(rota))["error"]) == 1000
 
 
 async def test_without_an_answer_of_rota_s_the_service_is_called_as_ever(calls, log):

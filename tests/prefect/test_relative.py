@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from deployments.counting import count_runs
+from deployments.gateway import PAGE
 from deployments.relative import wait_for_runs
 from deployments.schedule import whole_second_from
-from deployments.watch import count_runs
 from store import pause
+from store.outcomes import UNDER_WAY
 
 AFTER = timedelta(seconds=40)
 
@@ -42,6 +44,10 @@ async def _is(house: Any, run_id: str, *states: str) -> None:
     for state in states:
         body = {"state": {"type": state, "name": state.title()}, "force": True}
         await house.call("POST", f"/flow_runs/{run_id}/set_state", body)
+
+
+async def _started(house: Any, run_id: str) -> str:
+    return str((await house.call("GET", f"/flow_runs/{run_id}"))["expected_start_time"])
 
 
 async def _the_run(house: Any, due: datetime) -> str:
@@ -82,6 +88,60 @@ async def test_while_a_run_is_under_way_nothing_is_due(house: Any, due: datetime
     await _is(house, run, "COMPLETED")
     await _look(house)
     await house.comes_to_rest_at("after", [await _due(house)])
+
+
+async def test_a_run_that_is_put_off_is_under_way(house: Any, due: datetime) -> None:
+    run = await _asked_for(house)
+    await _is(house, run, "PENDING", "RUNNING", "SCHEDULED")
+
+    await _look(house)
+
+    await house.comes_to_rest_at("after", [datetime.fromisoformat(await _started(house, run))])
+    assert (await house.row("after"))["next_run_at"] is None
+
+
+async def test_any_number_of_runs_of_others_are_seen_past(house: Any, due: datetime) -> None:
+    await house.define("busy", after_seconds=int(AFTER.total_seconds()))
+    await house.settle()
+    await _is(house, await _asked_for(house), "PENDING", "RUNNING")
+    deployment = (await house.deployment("busy"))["id"]
+    for _ in range(PAGE // 100 + 1):
+        many = [{"state": {"type": "RUNNING"}} for _ in range(100)]
+        await house.call("POST", f"/deployments/{deployment}/create_flow_run/bulk", many)
+
+    await wait_for_runs(house.engine, house.gateway, datetime.now(UTC))
+    await wait_for_runs(house.engine, house.gateway, datetime.now(UTC))
+
+    assert {(await house.row(name))["after_at"] for name in ("after", "busy")} == {UNDER_WAY}
+
+
+async def test_an_end_that_was_not_counted_yet_is_counted_from(house: Any, due: datetime) -> None:
+    run = await _asked_for(house)
+    await _is(house, run, "PENDING", "RUNNING")
+    await _look(house)
+
+    await _is(house, run, "COMPLETED")
+    await wait_for_runs(house.engine, house.gateway, datetime.now(UTC))
+
+    ended = datetime.fromisoformat((await house.call("GET", f"/flow_runs/{run}"))["end_time"])
+    assert (await house.row("after"))["after_at"] == ended
+
+
+async def test_one_that_has_begun_beside_another_is_not_due_again(
+    house: Any, due: datetime
+) -> None:
+    own, other = await _the_run(house, due), await _asked_for(house)
+    await _is(house, own, "PENDING", "RUNNING")
+    await _is(house, other, "PENDING", "RUNNING")
+    await _look(house)
+    assert (await house.row("after"))["after_at"] == UNDER_WAY
+
+    await _is(house, own, "COMPLETED")
+    await _look(house)
+    assert (await house.row("after"))["after_at"] is None
+    await _is(house, other, "COMPLETED")
+    await _look(house)
+    await house.comes_to_rest_at("after", [])
 
 
 async def test_a_run_that_is_deleted_while_it_is_waited_for_is_waited_for_no_more(

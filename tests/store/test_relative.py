@@ -30,6 +30,11 @@ def ended(at: datetime, due: datetime | None = None) -> Ended:
     return Ended(str(uuid4()), DEPLOYMENT, at - timedelta(seconds=5), at, "Completed", due_at=due)
 
 
+def cancelled(at: datetime, due: datetime | None = None) -> Ended:
+    """Makes a run that was cancelled before it began."""
+    return Ended(str(uuid4()), DEPLOYMENT, None, at, "Cancelled", due_at=due, cancelled=True)
+
+
 async def test_it_counts_from_when_it_was_written(sql: Any, rows: Any) -> None:
     await rows.tenant()
     before = await sql.fetchval("select clock_timestamp()")
@@ -115,6 +120,44 @@ async def test_once_it_has_run_nothing_is_due_whatever_runs(
     assert await _after_at(sql) is None
 
 
+@pytest.mark.parametrize("moved_to", [None, UNDER_WAY])
+async def test_its_run_is_known_as_such_whatever_else_ran_beside_it(
+    engine: Any, sql: Any, written: datetime, moved_to: datetime | None
+) -> None:
+    due = written + timedelta(seconds=60)
+    if moved_to:
+        await sql.execute("update definitions set after_at = $1", moved_to)
+    else:
+        await status.count(engine, [ended(due + timedelta(seconds=9))])
+    assert await _after_at(sql) > due
+    await status.count(engine, [ended(due + timedelta(seconds=30), due)])
+    assert await _after_at(sql) is None
+
+
+async def test_a_run_that_is_cancelled_before_it_begins_is_none_to_count_from(
+    engine: Any, sql: Any, written: datetime
+) -> None:
+    for at in (written, UNDER_WAY):
+        await sql.execute("update definitions set after_at = $1", at)
+        await status.count(engine, [cancelled(written + timedelta(seconds=9))])
+        assert await _after_at(sql) == at
+    assert await sql.fetchval("select run_count from definitions") == 0
+
+
+@pytest.mark.parametrize(("overlap", "over"), [("allow", True), ("queue", True), ("skip", False)])
+async def test_when_its_run_is_cancelled_before_it_begins_nothing_more_is_due(
+    engine: Any, sql: Any, written: datetime, overlap: str, over: bool
+) -> None:
+    await sql.execute("update definitions set overlap = $1", overlap)
+    due = written + timedelta(seconds=60)
+    await status.count(engine, [cancelled(due, due)])
+    assert (await _after_at(sql) is None) == over
+    # It was skipped for this one.
+    end = due + timedelta(seconds=30)
+    await status.count(engine, [ended(end)])
+    assert await _after_at(sql) == (None if over else end)
+
+
 async def test_it_counts_from_the_end_of_what_it_has_waited_for(
     engine: Any, sql: Any, written: datetime
 ) -> None:
@@ -137,6 +180,10 @@ async def test_resuming_what_has_run_makes_it_due_again_and_nothing_else(
     assert await _after_at(sql) is None
 
 
+async def _found(engine: Any, at: datetime, until: datetime) -> int:
+    return len(await status.relative(engine, at, until))
+
+
 async def test_those_due_until_an_instant_and_those_that_wait_are_found(
     engine: Any, sql: Any, written: datetime
 ) -> None:
@@ -144,9 +191,59 @@ async def test_those_due_until_an_instant_and_those_that_wait_are_found(
         return written + timedelta(seconds=at)
 
     for at, until, expected in ((0, 59, 0), (0, 60, 1), (59, 90, 1), (60, 90, 0)):
-        found = await status.relative(engine, seconds(at), seconds(until))
-        assert len(found) == expected, (at, until)
+        assert await _found(engine, seconds(at), seconds(until)) == expected, (at, until)
     await sql.execute("update definitions set after_at = $1", UNDER_WAY)
-    assert len(await status.relative(engine, seconds(0), seconds(1))) == 1
+    assert await _found(engine, seconds(0), seconds(1)) == 1
     await sql.execute("update definitions set after_at = null")
-    assert await status.relative(engine, seconds(0), UNDER_WAY) == []
+    assert await _found(engine, seconds(0), UNDER_WAY) == 0
+
+
+@pytest.mark.parametrize("column", ["paused_until", "starts_at"])
+async def test_what_a_pause_puts_off_is_found_when_the_pause_ends(
+    engine: Any, sql: Any, written: datetime, column: str
+) -> None:
+    ends = written + timedelta(hours=1)
+    await sql.execute(f"update definitions set {column} = $1", ends)
+    a_minute = timedelta(minutes=1)
+    assert await _found(engine, written, written + 2 * a_minute) == 0
+    assert await _found(engine, ends - a_minute, ends) == 1
+    await sql.execute(f"update definitions set {column} = 'infinity'")
+    assert await _found(engine, written, UNDER_WAY) == 0
+
+
+async def test_however_many_are_due_all_of_them_and_those_that_wait_are_found(
+    engine: Any, sql: Any, written: datetime
+) -> None:
+    await sql.execute(
+        "insert into definitions (tenant, name, duty, after_seconds, deployment_id) "
+        "select 'acme', 'n' || n, 'workflow_run', 60, gen_random_uuid() "
+        "from generate_series(1, 20000) n"
+    )
+    await sql.execute(
+        "update definitions set after_at = $1 where deployment_id = $2", UNDER_WAY, DEPLOYMENT
+    )
+    found = await status.relative(engine, written, written + timedelta(hours=1))
+    assert len(found) == 20001
+    await status.count_after(engine, found, UNDER_WAY)
+    assert await sql.fetchval("select min(after_at) from definitions") == UNDER_WAY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "after_seconds = 90",
+        "after_seconds = null",
+        "after_at = null",
+        "enabled = false; update definitions set enabled = true",
+    ],
+)
+async def test_what_somebody_has_written_meanwhile_stays(
+    engine: Any, sql: Any, written: datetime, change: str
+) -> None:
+    found = await status.relative(engine, written, written + timedelta(seconds=60))
+    await sql.execute(f"update definitions set {change}")
+    now = await _after_at(sql)
+    assert now != written
+    await status.count_after(engine, found, UNDER_WAY)
+    await status.count_after(engine, found, None)
+    assert await _after_at(sql) == now

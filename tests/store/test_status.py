@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -47,13 +48,37 @@ async def test_a_run_that_is_read_twice_is_counted_once(engine, sql, deployed):
     assert (await _row(sql))["run_count"] == 2
 
 
-async def test_the_last_run_is_the_one_that_ended_last_in_whatever_order_they_come(
+async def test_the_last_run_is_the_latest_that_has_ended_in_whatever_order_they_come(
     engine, sql, deployed
 ):
     fresh = await status.count(engine, [ended(2, "Crashed"), ended(0), ended(1, "Failed")])
 
     assert [run.state for run in fresh] == ["Completed", "Failed", "Crashed"]
     assert (await _row(sql))["last_status"] == "Crashed"
+
+
+async def test_an_earlier_run_that_is_tried_again_is_not_the_last_for_that(engine, sql, deployed):
+    first, last = ended(0, "Failed"), ended(5, "Failed")
+    await status.count(engine, [first, last])
+    again = replace(first, ended_at=NOON + timedelta(minutes=9), state="Completed")
+    await status.count(engine, [again])
+    assert tuple(await _row(sql)) == (3, "Failed", last.started_at)
+
+    await status.count(engine, [replace(last, ended_at=again.ended_at, state="Completed")])
+    assert tuple(await _row(sql)) == (4, "Completed", last.started_at)
+
+
+async def test_any_number_of_runs_that_ended_while_nobody_watched_is_counted(engine, sql, deployed):
+    at = NOON - timedelta(hours=1)
+    states = {"Completed": {"completed": True}, "Cancelled": {"cancelled": True}}
+    runs = [
+        Ended(str(uuid4()), uuid4() if other else DEPLOYMENT, at, at, state, **how)
+        for state, how in states.items()
+        for other in (False, True)
+        for _ in range(17_000)
+    ]
+    assert len(await status.count(engine, runs)) == 68_000
+    assert (await _row(sql))["run_count"] == 34_000
 
 
 async def test_runs_are_read_again_from_before_the_last_one(engine, deployed):

@@ -1,6 +1,7 @@
 """Jobs are given runs in Prefect, and what becomes of those is written back.
 
-1. The queue of each tenant's jobs is given the tenant's limit, and stopped where it is held.
+1. The queue of each tenant's jobs is given the tenant's limit, and stopped where it is held. This
+   goes on beside the rest, and waits for none of it.
 2. What somebody wants cancelled is cancelled in Prefect.
 3. The first of the queued jobs are given a run each; more of them as those end.
 4. Jobs whose run has ended without a word, was cancelled, or is gone are ended or queued again.
@@ -37,8 +38,8 @@ AHEAD = 50
 would read its way through them to what else is due."""
 
 EACH, AT_ONCE = 10, 20
-"""Runs that are made in one step: for one tenant, and in all. Limits and cancellations, which are
-looked at in between, are not to wait for long."""
+"""Runs that are made in one step: for one tenant, and in all. Cancellations, which are looked at
+in between, are not to wait for long."""
 
 STEP = timedelta(days=30)
 """How much earlier a run is due for each step of its job's priority: Prefect starts what is due
@@ -74,7 +75,6 @@ class Dispatcher:
             deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
         """
         lanes = await dispatch.lanes(self._engine)
-        await self._set_queues(lanes)
         await self._cancel()
         more = await self._make_runs(lanes)
         await self._settle()
@@ -84,7 +84,15 @@ class Dispatcher:
 
     # -- queues
 
-    async def _set_queues(self, lanes: list[Lane]) -> None:
+    async def set_queues(self) -> float:
+        """Give the queues their limits, and hold them; return in how many seconds to look again.
+
+        Nothing else writes what is known of the queues, so it may go on beside `step`.
+
+        Raises:
+            deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
+        """
+        lanes = await dispatch.lanes(self._engine)
         wanted = {
             (self._pool(lane), jobs_queue(lane.tenant)): (lane.limit, not lane.open)
             for lane in lanes
@@ -107,6 +115,7 @@ class Dispatcher:
                 with _one_s_own(f"the queue {key[1]}"):
                     await self._gateway.change_queue(*key, body)
                     self._queues[key] = (limit, paused)
+        return LIVE_SECONDS if lanes else IDLE_SECONDS
 
     def _pool(self, lane: Lane) -> str:
         return lane.work_pool or self._settings.work_pool

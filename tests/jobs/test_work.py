@@ -101,17 +101,46 @@ async def test_a_row_by_plain_sql_is_run_and_tells_how_it_ended(shop):
     assert row["error"].startswith("directory: '/nowhere' cannot be used on this worker")
 
 
-async def test_a_worker_that_does_not_allow_commands_runs_none_and_says_how_to_allow_them(
+async def test_a_job_waits_for_a_worker_that_allows_commands_and_says_how_to_allow_them(
     shop, tmp_path
 ):
-    await shop.worker(ROTA_ALLOW_COMMANDS="0")
+    other = await shop.worker(ROTA_ALLOW_COMMANDS="0")
     shop.watch()
 
     await shop.queue("first", f"touch {tmp_path}/ran")
-    row = await shop.until("first", "failed")
+    await shop.wait(lambda row: row["error"] is not None, "first")
 
+    row = await shop.row("first")
+    assert row["status"] == "queued"
     assert "ROTA_ALLOW_COMMANDS=1" in row["error"]
     assert not (tmp_path / "ran").exists()
+
+    other.kill()
+    await shop.worker()
+    row = await shop.until("first", "completed", 60)
+    assert (row["error"], row["attempt"], row["losses"]) == (None, 1, 0)
+
+
+async def test_a_job_waits_for_an_api_that_is_away_and_is_run_once(shop, counter):
+    hasty = (await shop.rota.records()).model_copy(update={"deadline_seconds": 1})
+    await hasty.asave("default", overwrite=True)
+    await shop.worker()
+    shop.watch()
+    await shop.queue("one", counter.command(2))
+    await shop.until("one", "running")
+
+    shop.rota.away = True
+    await shop.queue("two", counter.command(0.1))
+    await counter.ended(1)
+    await shop.wait(lambda row: row["run_id"] is not None, "two")
+    await shop.yard.until([(await shop.row("two"))["run_id"]], {"Running"})
+    await asyncio.sleep(8)  # several times as long as a call is tried
+    assert [(await shop.row(name))["status"] for name in ("one", "two")] == ["running", "queued"]
+    shop.rota.away = False
+
+    for name in ("one", "two"):
+        assert (await shop.until(name, "completed"))["losses"] == 0
+    assert counter.count(1) == 2
 
 
 async def test_never_more_run_than_may_while_the_limit_changes(shop, counter):

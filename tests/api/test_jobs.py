@@ -7,6 +7,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from store import jobs as stored
+
 RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
 COUNTS = ("queued", "running", "completed", "failed", "cancelled", "total")
 
@@ -212,6 +214,12 @@ async def test_a_tenant_goes_with_the_jobs_that_wait(api, jobs, acme, sql):
     await sql.execute("delete from tenants")
 
     assert await sql.fetchval("select count(*) from jobs") == 0
+
+
+def test_a_list_reads_neither_outputs_nor_the_values_of_variables():
+    read = {column.name for column in stored.rows("acme").selected_columns}
+    assert "variables" in read
+    assert not read & {"output", "environment"}
 
 
 async def test_the_first_job_brings_the_definition_that_jobs_run_by(api, jobs, acme, sql):

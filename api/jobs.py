@@ -188,12 +188,14 @@ class JobEnd(Strict):
 _SHOWN = tuple(name for name in Job.model_fields if name not in ("variables", "output"))
 
 
-def _job(row: Any, *, whole: bool = True) -> dict[str, Any]:
+def _job(row: Row) -> dict[str, Any]:
     shown = {name: getattr(row, name) for name in _SHOWN}
-    return shown | {
-        "variables": sorted(row.environment),
-        "output": row.output if whole else None,
-    }
+    return shown | {"variables": sorted(row.environment), "output": row.output}
+
+
+def _listed(row: Any) -> dict[str, Any]:
+    shown = {name: getattr(row, name) for name in _SHOWN}
+    return shown | {"variables": sorted(row.variables), "output": None}
 
 
 @router.get("", response_model=Jobs, responses=declared(404))
@@ -216,9 +218,7 @@ async def list_jobs(
     sought = q and q.replace("\0", "\N{REPLACEMENT CHARACTER}")
     rows = jobs.rows(tenant, status or (), sought)
     key = (Row.created_at, Row.id)
-    return await lists.answer(
-        request, tenant, paging, rows, key, lambda row: _job(row, whole=False), newest=True
-    )
+    return await lists.answer(request, tenant, paging, rows, key, _listed, newest=True)
 
 
 @router.post("", response_model=Job, status_code=201, responses=declared(404, 409))

@@ -28,6 +28,7 @@ from deployments.spec import (
     jobs_queue,
     owner_tag,
     schedule_of,
+    unfit_for_jobs,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
     except InvalidSchedule as invalid:
         raise Problem(str(invalid)) from invalid
     _check_once(definition, schedule)
+    if duty.name == RUN_JOB and (unfit := unfit_for_jobs(definition)):
+        raise Problem(unfit)
     parameters = _parameters(_with_inputs(definition, duty), duty)
     pool = _pool(definition.work_pool or rules.work_pool, rules)
     spec = DeploymentSpec(

@@ -1,6 +1,7 @@
 """Jobs are given runs in Prefect, and what becomes of those is written back.
 
-1. The queue of each tenant's jobs is given the tenant's limit, and stopped where it is held.
+1. The queue of each tenant's jobs is given the tenant's limit, and stopped where it is held. This
+   goes on beside the rest, and waits for none of it.
 2. What somebody wants cancelled is cancelled in Prefect.
 3. The first of the queued jobs are given a run each; more of them as those end.
 4. Jobs whose run has ended without a word, was cancelled, or is gone are ended or queued again.
@@ -37,8 +38,8 @@ AHEAD = 50
 would read its way through them to what else is due."""
 
 EACH, AT_ONCE = 10, 20
-"""Runs that are made in one step: for one tenant, and in all. Limits and cancellations, which are
-looked at in between, are not to wait for long."""
+"""Runs that are made in one step: for one tenant, and in all. Cancellations, which are looked at
+in between, are not to wait for long."""
 
 STEP = timedelta(days=30)
 """How much earlier a run is due for each step of its job's priority: Prefect starts what is due
@@ -52,6 +53,9 @@ QUEUES_SECONDS = 30.0
 
 LIVE_SECONDS, IDLE_SECONDS = 1.0, 3.0
 """Until the next look if nobody says that there is something: with jobs, and without."""
+
+NOT_ALLOWED = "NotAllowed"
+"""The state of a run that came to a worker which runs no commands."""
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -74,7 +78,6 @@ class Dispatcher:
             deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
         """
         lanes = await dispatch.lanes(self._engine)
-        await self._set_queues(lanes)
         await self._cancel()
         more = await self._make_runs(lanes)
         await self._settle()
@@ -84,9 +87,17 @@ class Dispatcher:
 
     # -- queues
 
-    async def _set_queues(self, lanes: list[Lane]) -> None:
+    async def set_queues(self) -> float:
+        """Give the queues their limits, and hold them; return in how many seconds to look again.
+
+        Nothing else writes what is known of the queues, so it may go on beside `step`.
+
+        Raises:
+            deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
+        """
+        lanes = await dispatch.lanes(self._engine)
         wanted = {
-            (self._pool(lane), jobs_queue(lane.tenant)): (lane.limit, not lane.open)
+            self._queue(lane): (lane.limit, not lane.open)
             for lane in lanes
             if lane.deployment_id is not None
         }
@@ -107,9 +118,10 @@ class Dispatcher:
                 with _one_s_own(f"the queue {key[1]}"):
                     await self._gateway.change_queue(*key, body)
                     self._queues[key] = (limit, paused)
+        return LIVE_SECONDS if lanes else IDLE_SECONDS
 
-    def _pool(self, lane: Lane) -> str:
-        return lane.work_pool or self._settings.work_pool
+    def _queue(self, one: Lane | Seen) -> tuple[str, str]:
+        return one.work_pool or self._settings.work_pool, jobs_queue(one.tenant)
 
     # -- runs
 
@@ -121,7 +133,7 @@ class Dispatcher:
         first = self._turn % max(len(lanes), 1)
         for lane in [*lanes[first:], *lanes[:first]]:
             # Without its queue, it would be started without a limit, and wait in a worker.
-            known = (self._pool(lane), jobs_queue(lane.tenant)) in self._queues
+            known = self._queue(lane) in self._queues
             if lane.deployment_id is None or not lane.open or not known:
                 continue
             waiting = await dispatch.without_run(self._engine, lane.tenant, lane.limit + AHEAD)
@@ -189,10 +201,34 @@ class Dispatcher:
                 with _one_s_own(f"the run {seen.run_id}"):
                     await self._gateway.cancel_run(str(seen.run_id))
             return
+        if run is not None and state not in FINAL and self._is_elsewhere(seen, run):
+            async with dispatch.unchanged(self._engine, seen) as job:
+                if job is not None:
+                    jobs.again(job)
+            with _one_s_own(f"the run {seen.run_id}"):
+                await self._gateway.cancel_run(str(seen.run_id))  # or it ends when it asks
+            return
+        if run is not None and state == "SCHEDULED" and seen.status == "queued":
+            await self._pass_on(seen, run)
+            return
         if state in (*FINAL, "GONE") or (state == "SCHEDULED" and seen.status == "running"):
             async with dispatch.unchanged(self._engine, seen) as job:
                 if job is not None:
                     _settle(job, seen, state, run)
+
+    async def _pass_on(self, seen: Seen, run: dict[str, Any]) -> None:
+        """Let a job say why its run was put off."""
+        said = run["state"]["message"]
+        if run["state_name"] == NOT_ALLOWED and seen.error != said:
+            async with dispatch.unchanged(self._engine, seen) as job:
+                if job is not None:
+                    job.error = said
+
+    def _is_elsewhere(self, seen: Seen, run: dict[str, Any]) -> bool:
+        """Whether a job that waits has its run in a pool that its definition has left."""
+        pool, name = self._queue(seen)
+        known = (pool, name) in self._queues
+        return seen.status == "queued" and known and run["work_pool_name"] != pool
 
 
 def _settle(job: Job, seen: Seen, state: str, run: dict[str, Any] | None) -> None:

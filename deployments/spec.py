@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import orjson
+
+if TYPE_CHECKING:
+    from store.models import Definition
 
 RUN_JOB = "run_job"
 """The duty that runs jobs."""
@@ -122,6 +125,26 @@ def owner_tag(instance: str) -> str:
 def jobs_queue(tenant: str) -> str:
     """Return the work queue of a tenant's jobs, which has their limit; no slug holds a dot."""
     return f"{tenant}.jobs"
+
+
+def unfit_for_jobs(definition: Definition) -> str | None:
+    """Return which policy would act on the runs of jobs, which wait in them for their turn."""
+    if definition.overlap != "allow":
+        return (
+            f"overlap: {definition.overlap!r} would cancel runs of jobs, or hold them up; leave "
+            "it at allow, and set max_concurrent_jobs"
+        )
+    if definition.retries:
+        return (
+            f"retries: {definition.retries} would run for nothing what a job has ended; leave it "
+            "at 0, and give the jobs retries"
+        )
+    if definition.timeout_seconds is not None:
+        return (
+            f"timeout_seconds: {definition.timeout_seconds:g} would count the time for which jobs "
+            "wait for their turn; leave it null, and give the jobs a timeout_seconds"
+        )
+    return None
 
 
 def schedule_of(prefect: Mapping[str, Any]) -> dict[str, Any]:

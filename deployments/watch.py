@@ -68,17 +68,19 @@ class Lead:
         self.noted = asyncio.Event()
         self.heard = asyncio.Event()
         self.jobs = asyncio.Event()
+        self.limits = asyncio.Event()
         self.gone = asyncio.Event()
 
     def wake(self, *_: object) -> None:
         """Say that there is something to do."""
         self.noted.set()
         self.heard.set()
-        self.jobs.set()
+        self.wake_jobs()
 
     def wake_jobs(self, *_: object) -> None:
         """Say that there is something to do about jobs."""
         self.jobs.set()
+        self.limits.set()
 
     def lose(self, *_: object) -> None:
         """Say that the connection has ended."""
@@ -192,7 +194,8 @@ class Watch:
             _in_background(self._beat),
             _in_background(self._tell),
             _in_background(partial(self._heed, held)),
-            _in_background(partial(self._dispatch, held)),
+            _in_background(partial(self._step, held.limits, self.dispatcher.set_queues)),
+            _in_background(partial(self._step, held.jobs, self.dispatcher.step)),
         ):
             nap = NAP_SECONDS
             sweep_at = datetime.now(UTC)
@@ -299,13 +302,13 @@ class Watch:
         held.heard.clear()
         await self.reconciler.heed()
 
-    async def _dispatch(self, held: Lead) -> None:
-        """Give jobs their runs, and see what becomes of those."""
-        held.jobs.clear()
-        seconds = await self.dispatcher.step()
+    async def _step(self, noted: asyncio.Event, step: Callable[[], Awaitable[float]]) -> None:
+        """Do one part of what is to be done about jobs, and wait until there is more."""
+        noted.clear()
+        seconds = await step()
         await asyncio.sleep(JOBS_SECONDS)  # what comes at once is dealt with at once
         with suppress(TimeoutError):
-            await asyncio.wait_for(held.jobs.wait(), seconds)
+            await asyncio.wait_for(noted.wait(), seconds)
 
     async def _tell(self) -> None:
         """Let the rows know what has run, and what runs next."""

@@ -265,6 +265,14 @@ async def circuit_of(
         yield Circuit(mine, service, block.put_off_seconds)
 
 
+def current() -> tuple[FlowRun, "PrefectClient"]:
+    """Return the current run and its own client: the worker in whose process it runs answers it."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    return context.flow_run, cast("PrefectClient", context.client)
+
+
 async def put_off(why: PutOff, at: datetime) -> NoReturn:
     """End the current run here, for a worker to start it again when that is due.
 
@@ -280,11 +288,7 @@ async def put_off(why: PutOff, at: datetime) -> NoReturn:
         WorkflowServiceUnavailable: It has been put off for a day, or no worker would start it.
 
     """
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
-    # The run's own: the worker in whose process it runs answers for it.
-    run, client = context.flow_run, cast("PrefectClient", context.client)
+    run, client = current()
     first_due = run.expected_start_time
     if run.deployment_id is None or first_due is None:
         raise WorkflowServiceUnavailable(str(why)) from why
@@ -293,9 +297,18 @@ async def put_off(why: PutOff, at: datetime) -> NoReturn:
             f"{why} The run was due at {_shown(first_due)}, and is not put off any more."
         ) from why
     said = f"Put off until {_shown(why.due)}. {why}"
+    await start_again(client, run, Scheduled(scheduled_time=why.due, message=said))
+
+
+async def start_again(client: "PrefectClient", run: FlowRun, state: State[Any]) -> NoReturn:
+    """End the current run here with a scheduled state, by which a worker starts it again.
+
+    Raises:
+        Pause: Always.
+
+    """
     await _give_back(client, run)
-    state: State[Any] = Scheduled(scheduled_time=why.due, message=said)
-    raise Pause(said, state=await propose_state(client, state, run.id))
+    raise Pause(state.message, state=await propose_state(client, state, run.id))
 
 
 async def _give_back(client: "PrefectClient", run: FlowRun) -> None:

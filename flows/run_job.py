@@ -4,15 +4,24 @@ import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from prefect import flow, get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed, Failed, Scheduled
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.records import Records, RecordsError, RecordsRefused, TenantRecords
+from blocks.outgoing import logger
+from blocks.records import (
+    Records,
+    RecordsError,
+    RecordsRefused,
+    RecordsUnavailable,
+    TenantRecords,
+)
 from flows.blocks_by_name import load
+from flows.circuit import current, start_again
 from flows.commands import CannotBegin, Ended, Log, run
 from flows.occurrence import current_occurrence
 from flows.tenancy import tenant_of
@@ -26,11 +35,15 @@ TRUE = ("1", "true", "yes", "on")
 ASK_SECONDS = 0.5
 """How long to wait for the turn before asking again; while the jobs are held, up to ten times."""
 
+AWAY_SECONDS = 5.0
+"""How long to wait before Rota is called again that has not answered for a call's whole time."""
+
+ELSEWHERE = timedelta(seconds=30)
+"""After how long a job is tried again that came to a worker which runs no commands."""
+NOT_ALLOWED = "NotAllowed"
+"""The name of such a run's state, by which `watch` tells the job."""
+
 NOT_FOUND, CONFLICT = 404, 409
-
-
-class NotAllowed(Exception):
-    """This worker does not run commands."""
 
 
 class NoJob(Exception):
@@ -70,12 +83,7 @@ class Job:
         }
         said, wait = "", ASK_SECONDS
         while True:
-            answer = await self._mine.post(
-                # The key lets it be tried again: who has begun is told so once more.
-                *("jobs", self.key, "start"),
-                body=body,
-                idempotency_key=self._execution,
-            )
+            answer = await self._post("start", body)
             told = Told.model_validate(answer)
             if told.decision != "wait":
                 return told
@@ -94,10 +102,19 @@ class Job:
             "output": ended.tail if ended else None,
             "error": error,
         }
-        answer = await self._mine.post(
-            *("jobs", self.key, "finish"), body=body, idempotency_key=self._execution
-        )
-        return str(answer["status"])
+        return str((await self._post("finish", body))["status"])
+
+    async def _post(self, what: str, body: Mapping[str, Any]) -> Any:
+        """Tell Rota, however long it stays away: nobody else knows what has become of the job."""
+        while True:
+            try:
+                # The key lets it be tried again: who has begun is told so once more.
+                return await self._mine.post(
+                    *("jobs", self.key, what), body=body, idempotency_key=self._execution
+                )
+            except RecordsUnavailable as away:
+                logger(__name__).warning("The job waits for Rota: %s", away)
+                await asyncio.sleep(AWAY_SECONDS)
 
     async def interrupted(self, ended: Ended) -> None:
         """Report that its command was ended from outside, if anybody listens."""
@@ -127,7 +144,7 @@ async def run_job(
     Runs are made of queued jobs by `rota watch`, in order of their priority and age; nobody else
     needs to start any. The command runs in a process group of its own on the worker, and its
     output goes to this run's log. A worker runs commands only if its environment has
-    ROTA_ALLOW_COMMANDS=1.
+    ROTA_ALLOW_COMMANDS=1; one that has not leaves the job waiting for another.
 
     Args:
         job: The job's id.
@@ -139,9 +156,14 @@ async def run_job(
     if job is None:
         raise NoJob("job: nobody says which. Queue a job, and `rota watch` makes a run of it.")
     if os.environ.get(ALLOWED, "").lower() not in TRUE:
-        raise NotAllowed(
-            f"This worker does not run commands. Who starts it allows it with {ALLOWED}=1 in its "
-            "environment; the job can be queued again then."
+        said = (
+            f"It came to a worker that does not run commands, and waits for one that does. Who "
+            f"starts a worker allows it with {ALLOWED}=1 in its environment."
+        )
+        due = datetime.now(UTC) + ELSEWHERE
+        current_run, client = current()
+        await start_again(
+            client, current_run, Scheduled(scheduled_time=due, message=said, name=NOT_ALLOWED)
         )
     slug = tenant_of(tenant)
     book = await load(Records, records)

@@ -56,11 +56,14 @@ class Seen:
     """A job whose run has to be looked at, as it was when it was read."""
 
     id: UUID
+    tenant: str
     status: str
     attempt: int
     run_id: UUID
     execution: UUID | None
     cancel_requested: bool
+    error: str | None
+    work_pool: str | None
 
     @property
     def to_cancel(self) -> bool:
@@ -133,8 +136,11 @@ async def watched(engine: AsyncEngine, after: UUID | None, *, urgent: bool) -> l
         urgent: Those only that somebody wants cancelled.
     """
     cancelled = Job.cancel_requested_at.is_not(None)
-    found = select(Job.id, Job.status, Job.attempt, Job.run_id, Job.execution, cancelled).where(
-        Job.watched, Job.run_id.is_not(None)
+    own = (Job.id, Job.tenant, Job.status, Job.attempt, Job.run_id, Job.execution)
+    found = (
+        select(*own, cancelled, Job.error, Definition.work_pool)
+        .outerjoin(Definition, definition_of(Job.tenant))
+        .where(Job.watched, Job.run_id.is_not(None))
     )
     if after is not None:
         found = found.where(Job.id > after)

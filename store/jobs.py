@@ -75,7 +75,7 @@ class End:
 
 
 def rows(tenant: str, statuses: Sequence[str] = (), q: str | None = None) -> Select[Any]:
-    """Return the list of a tenant's jobs, in no order, without what only workers need.
+    """Return the list of a tenant's jobs, in no order, without outputs and variables' values.
 
     Args:
         tenant: Whose.
@@ -87,7 +87,9 @@ def rows(tenant: str, statuses: Sequence[str] = (), q: str | None = None) -> Sel
         conditions.append(Job.status.in_(statuses))
     if q:
         conditions.append(Job.name.icontains(q, autoescape=True))
-    return select(*Job.__table__.columns).where(*conditions)
+    keys = select(func.jsonb_object_keys(Job.environment)).scalar_subquery()
+    shown = [one for one in Job.__table__.columns if one.name not in ("environment", "output")]
+    return select(*shown, func.array(keys).label("variables")).where(*conditions)
 
 
 async def find(engine: AsyncEngine, tenant: str, key: str) -> Job | None:
@@ -329,6 +331,12 @@ async def _limit(session: AsyncSession, tenant: str) -> int:
         select(Setting.value).where(Setting.tenant == tenant, Setting.key == LIMIT_KEY)
     )
     return DEFAULT_LIMIT if found is None else int(found)
+
+
+async def wait(session: AsyncSession, tenant: str) -> bool:
+    """Return whether there are jobs of a tenant that have not ended."""
+    live = select(Job.id).where(Job.tenant == tenant, Job.status.in_(("queued", "running")))
+    return bool(await session.scalar(select(live.exists())))
 
 
 def definition_of(tenant: Any) -> ColumnElement[bool]:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm.attributes import flag_modified
 
+from store import jobs
 from store.models import Definition, Tenant
 from store.writing import writing
 
@@ -117,6 +118,8 @@ async def _prune(
     session: AsyncSession, tenant: TenantRows, rows: Mapping[str, Definition], loaded: Loaded
 ) -> None:
     surplus = [one for name, one in rows.items() if name not in tenant.definitions]
+    if any(one.name == jobs.NAME for one in surplus) and await jobs.wait(session, tenant.slug):
+        surplus = [one for one in surplus if one.name != jobs.NAME]
     ids = [one.id for one in surplus]
     await session.execute(delete(Definition).where(Definition.id == func.any(ids)))
     loaded.deleted += sorted(one.reference for one in surplus)

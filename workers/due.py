@@ -10,6 +10,8 @@ import asyncio
 import time
 from collections.abc import Collection
 from datetime import timedelta
+from itertools import count
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -32,7 +34,8 @@ FRESH = 0.5
 """Seconds for which a queue is taken to be as it was read: so soon does a pause take hold."""
 PAGE = 200
 PAGES = 10
-"""How far to look behind runs that may not start, such as those of a paused queue."""
+"""How far to look behind runs that may not start. Those of queues that are paused or full count
+once: behind the first page, these are left out."""
 
 _BEGUN = FlowRunFilterState(
     type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
@@ -44,6 +47,7 @@ class Due:
 
     def __init__(self, client: PrefectClient, pool: str, queues: Collection[str]) -> None:
         self._client = client
+        self._pool_name = pool
         self._pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
         self._names = sorted(queues)
         self._queues: dict[UUID, WorkQueue] = {}
@@ -56,34 +60,65 @@ class Due:
         Left out are runs of paused queues, and what the limits of the pool and of its queues have
         no room for.
         """
-        found: list[FlowRun] = []
+        found: dict[UUID, FlowRun] = {}
         left = await self._pools_room(pool)
-        for number in range(PAGES):
-            page = await self._client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    state=FlowRunFilterState(
-                        type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-                    ),
-                    next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
-                        before_=now("UTC") + timedelta(seconds=ahead)
-                    ),
-                    work_queue_name=FlowRunFilterWorkQueueName(any_=self._names)
-                    if self._names
-                    else None,
-                ),
-                work_pool_filter=self._pool,
-                sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
-                limit=PAGE,
-                offset=number * PAGE,
-            )
+        names, narrowed, offset = self._names, False, 0
+        for _ in range(PAGES):
+            page = await self._page(ahead, names, offset)
             # What retries in its own process is that process's to start.
-            mine = [run for run in page if run.empirical_policy.retry_type != "in_process"]
+            mine = [
+                run
+                for run in page
+                if run.id not in found and run.empirical_policy.retry_type != "in_process"
+            ]
             await self._read_queues(mine)
             open_ones = sorted(filter(self.open, mine), key=self._order)
-            found += await self._within_limits(open_ones, left)
-            if len(page) < PAGE or len(found) >= room:
+            chosen = await self._within_limits(open_ones, left)
+            found |= {run.id: run for run in chosen}
+            if len(page) < PAGE or len(found) >= room or left.get(None, 1) <= 0:
                 break
-        return found[:room]
+            if narrowed or len(chosen) == len(mine):
+                offset += PAGE
+                continue
+            names, narrowed, offset = await self._with_room(), True, 0
+            if not names:
+                break
+        return [*found.values()][:room]
+
+    async def _page(self, ahead: float, names: list[str], offset: int) -> list[FlowRun]:
+        return await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
+                    before_=now("UTC") + timedelta(seconds=ahead)
+                ),
+                work_queue_name=FlowRunFilterWorkQueueName(any_=names) if names else None,
+            ),
+            work_pool_filter=self._pool,
+            sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
+            limit=PAGE,
+            offset=offset,
+        )
+
+    async def _with_room(self) -> list[str]:
+        """Return the names of the queues that let something through.
+
+        Prefect has no filter for all queues but some.
+        """
+        path = f"/work_pools/{quote(self._pool_name, safe='')}/queues/filter"
+        names: list[str] = []
+        for offset in count(0, PAGE):
+            body = {"limit": PAGE, "offset": offset}
+            answer = await self._client.request("POST", path, json=body)  # type: ignore[arg-type]
+            page = answer.json()
+            for queue in page:
+                limit = queue["concurrency_limit"]
+                full = limit is not None and queue["active_slots"] >= limit
+                if not full and not queue["is_paused"]:
+                    names.append(queue["name"])
+            if len(page) < PAGE:
+                break
+        return [name for name in names if not self._names or name in self._names]
 
     def _order(self, run: FlowRun) -> tuple[bool, int, float]:
         """Sort what is overdue by its queue's priority, and everything by its time."""

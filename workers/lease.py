@@ -240,7 +240,7 @@ class Lease:
         if claims - (put_off if isinstance(put_off, int) else 0) > RESTARTS:
             return Crashed(message=f"{reason}, for the {RESTARTS + 1}th time.")
         due = run.state.state_details.scheduled_time if run.state.is_scheduled() else None
-        return Scheduled(scheduled_time=due or now("UTC"), message=f"{reason}; it starts again.")
+        return Scheduled(scheduled_time=due or _place(run), message=f"{reason}; it starts again.")
 
     async def _delete(self, worker: str) -> None:
         path = f"/work_pools/{quote(self._pool, safe='')}/workers/{quote(worker, safe='')}"
@@ -255,8 +255,13 @@ async def hand_back(client: PrefectClient, run: FlowRun, reason: str) -> None:
     """Put a run back among those that are due, for any worker to claim."""
     due = run.state.state_details.scheduled_time if run.state is not None else None
     await _restore(client, run)
-    state: State[Any] = Scheduled(scheduled_time=due or now("UTC"), message=reason)
+    state: State[Any] = Scheduled(scheduled_time=due or _place(run), message=reason)
     await propose_state(client, state, run.id)
+
+
+def _place(run: FlowRun) -> datetime:
+    """Return when a run was due first: that is its place among those that wait."""
+    return run.expected_start_time or now("UTC")
 
 
 async def _restore(client: PrefectClient, run: FlowRun) -> None:

@@ -7,6 +7,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from store import jobs as stored
+
 RUN = "3f9c2a1b-0d4e-4b6a-9f00-3a5c1d2e4f60"
 COUNTS = ("queued", "running", "completed", "failed", "cancelled", "total")
 
@@ -147,6 +149,77 @@ async def test_plain_sql_is_held_to_the_same(acme, sql, column, value, said):
 
     with pytest.raises(asyncpg.CheckViolationError, match=said):
         await sql.execute(f"insert into jobs ({', '.join(row)}) values ({marks})", *row.values())
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+@pytest.mark.parametrize("before", ["queued", "running"])
+async def test_only_its_worker_says_by_sql_or_else_that_a_job_has_ended(
+    api, jobs, acme, sql, before, status
+):
+    await queue(api, jobs)
+    if before == "running":
+        await sql.execute(
+            "update jobs set status = 'running', execution = gen_random_uuid(), started_at = now()"
+        )
+
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="for its worker to say"):
+        await sql.execute("update jobs set status = $1", status)
+
+    assert await sql.fetchval("select status from jobs") == before
+
+
+async def test_nobody_writes_by_hand_that_a_job_runs(api, jobs, acme, sql):
+    await queue(api, jobs)
+    await sql.execute("update jobs set execution = gen_random_uuid(), started_at = now()")
+
+    said = "status: a job runs when a worker has begun it"
+    with pytest.raises(asyncpg.CheckViolationError, match=said):
+        await sql.execute("update jobs set status = 'running'")
+    with pytest.raises(asyncpg.CheckViolationError, match=said):
+        await sql.execute(
+            "insert into jobs (tenant, name, command, status, execution, started_at) "
+            "values ($1, 'b', 'true', 'running', gen_random_uuid(), now())",
+            acme,
+        )
+
+
+async def test_a_job_that_is_written_as_ended_has_ended_then(acme, sql):
+    row = await sql.fetchrow(
+        "insert into jobs (tenant, name, command, status) values ($1, 'a', 'true', 'completed') "
+        "returning finished_at",
+        acme,
+    )
+    assert row["finished_at"] is not None
+
+
+async def test_the_definition_of_jobs_stays_while_jobs_wait(api, jobs, acme, sql):
+    await queue(api, jobs)
+    definition = f"/tenants/{acme}/definitions/jobs"
+
+    answer = await api.delete(definition, "editor")
+    assert answer.status_code == 422
+    said = f"name: jobs wait that run by the definition {acme}/jobs"
+    assert said in answer.json()["detail"]
+    for written in ("delete from definitions", "update definitions set duty = 'cleaner'"):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match=said):
+            await sql.execute(written)
+
+    await sql.execute("update jobs set status = 'cancelled'")
+    assert (await api.delete(definition, "editor")).status_code == 204
+
+
+async def test_a_tenant_goes_with_the_jobs_that_wait(api, jobs, acme, sql):
+    await queue(api, jobs)
+
+    await sql.execute("delete from tenants")
+
+    assert await sql.fetchval("select count(*) from jobs") == 0
+
+
+def test_a_list_reads_neither_outputs_nor_the_values_of_variables():
+    read = {column.name for column in stored.rows("acme").selected_columns}
+    assert "variables" in read
+    assert not read & {"output", "environment"}
 
 
 async def test_the_first_job_brings_the_definition_that_jobs_run_by(api, jobs, acme, sql):

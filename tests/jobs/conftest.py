@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -69,6 +70,11 @@ class Shop:
     async def count(self, condition: str) -> int:
         question = f"select count(*) from jobs where tenant = $1 and {condition}"
         return int(await self.sql.fetchval(question, self.tenant))
+
+    async def begun(self) -> dict[str, datetime]:
+        """Reads when each job was let begin."""
+        question = "select id, started_at from jobs where tenant = $1"
+        return {str(id_): at for id_, at in await self.sql.fetch(question, self.tenant)}
 
     async def until(self, name: str, status: str, seconds: float = 30) -> dict[str, Any]:
         """Waits until a job has a status, and returns it."""

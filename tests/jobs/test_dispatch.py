@@ -1,10 +1,12 @@
 """What `watch` makes of jobs in Prefect, and of Prefect's runs in the jobs."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.schemas.actions import WorkPoolCreate
 
 from deployments import jobs
 from deployments.gateway import PrefectRefused
@@ -22,6 +24,12 @@ async def ready(shop: Any) -> Any:
     return shop.dispatcher()
 
 
+async def step(dispatcher: Any) -> float:
+    """Takes both steps, which `watch` takes beside each other."""
+    await dispatcher.set_queues()
+    return await dispatcher.step()  # type: ignore[no-any-return]
+
+
 async def begin(shop: Any, name: str, **said: Any) -> stored.Start:
     row = await shop.row(name)
     said = {"run_id": row["run_id"], "attempt": row["attempt"], "execution": uuid4(), **said}
@@ -36,8 +44,8 @@ async def test_each_queued_job_gets_one_run_named_like_it(shop):
         await shop.queue(name)
     dispatcher = await ready(shop)
 
-    await dispatcher.step()
-    await dispatcher.step()
+    await step(dispatcher)
+    await step(dispatcher)
 
     runs = await shop.runs()
     assert sorted(run["name"] for run in runs) == ["one", "two"]
@@ -52,11 +60,11 @@ async def test_each_queued_job_gets_one_run_named_like_it(shop):
 async def test_a_crash_between_the_run_and_its_note_makes_no_second_run(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     made = (await shop.row("one"))["run_id"]
     await shop.sql.execute("update jobs set run_id = null, watched = false")
 
-    await shop.dispatcher().step()
+    await step(shop.dispatcher())
 
     assert len(await shop.runs()) == 1
     assert (await shop.row("one"))["run_id"] == made
@@ -68,7 +76,7 @@ async def test_runs_are_due_in_the_order_of_priority_and_age(shop):
         at = now + timedelta(minutes=number)
         await shop.queue(name, priority=priority, queued_at=at)
 
-    await (await ready(shop)).step()
+    await step(await ready(shop))
 
     assert [run["name"] for run in await shop.runs()] == ["a", "b", "c", "d"]
 
@@ -81,15 +89,15 @@ async def test_only_the_first_in_line_have_runs_and_who_comes_first_has_one_at_o
     for number in range(6):
         await shop.queue(f"j{number}")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     assert [run["name"] for run in await shop.runs()] == ["j0", "j1", "j2"]
 
     await shop.queue("urgent", priority=9)
-    await dispatcher.step()
+    await step(dispatcher)
     assert [run["name"] for run in await shop.runs()] == ["urgent", "j0", "j1", "j2"]
 
     await shop.sql.execute("update jobs set status = 'cancelled' where name in ('j0', 'urgent')")
-    await dispatcher.step()
+    await step(dispatcher)
     names = {run["name"] for run in await shop.runs() if run["state_type"] == "SCHEDULED"}
     assert names == {"j1", "j2", "j3"}
 
@@ -113,12 +121,12 @@ async def test_a_tenant_with_many_jobs_leaves_room_for_another(shop, monkeypatch
         )
         return [row["runs"] for row in rows]
 
-    assert await dispatcher.step() == 0
+    assert await step(dispatcher) == 0
     assert sorted(await with_run()) == [1, 2]
-    assert await dispatcher.step() == 0
+    assert await step(dispatcher) == 0
     assert min(await with_run()) >= 2
-    await dispatcher.step()
-    assert await dispatcher.step() == jobs.LIVE_SECONDS
+    await step(dispatcher)
+    assert await step(dispatcher) == jobs.LIVE_SECONDS
     assert await with_run() == [4, 2]
 
 
@@ -134,7 +142,7 @@ async def test_what_prefect_refuses_for_one_job_does_not_hold_up_the_others(shop
         return await create(*said, name=name, **options)
 
     monkeypatch.setattr(shop.gateway, "create_run", refuse_one)
-    await dispatcher.step()
+    await step(dispatcher)
 
     assert [run["name"] for run in await shop.runs()] == ["good"]
 
@@ -153,26 +161,26 @@ async def test_the_queue_of_jobs_has_the_limit_and_the_tenant_s_own_has_none(sho
         found = await shop.gateway.queues_named(names)
         return {one["name"]: (one["concurrency_limit"], one["is_paused"]) for one in found}
 
-    await dispatcher.step()
+    await step(dispatcher)
     assert await queues() == {shop.tenant: (None, False), f"{shop.tenant}.jobs": (2, False)}
 
     await shop.set_limit(7)
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await queues())[f"{shop.tenant}.jobs"] == (7, False)
 
     await shop.sql.execute("update tenants set suspended = true")
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await queues())[f"{shop.tenant}.jobs"] == (7, True)
 
     await shop.sql.execute("update tenants set suspended = false")
     await shop.settle()  # resumes the tenant's own queue, and not that of its jobs
     await shop.sql.execute("update definitions set enabled = false where name = 'jobs'")
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await queues())[f"{shop.tenant}.jobs"] == (7, True)
 
     await shop.sql.execute("update definitions set enabled = true where name = 'jobs'")
     await shop.set_limit(0)
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await queues())[f"{shop.tenant}.jobs"] == (0, False)
 
 
@@ -180,14 +188,48 @@ async def test_a_limit_changed_in_prefect_s_ui_is_set_right(shop, monkeypatch):
     monkeypatch.setattr(jobs, "QUEUES_SECONDS", 0.0)
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     queue = f"{shop.tenant}.jobs"
     await shop.gateway.change_queue(shop.yard.pool, queue, {"concurrency_limit": 99})
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     [found] = await shop.gateway.queues_named([queue])
     assert found["concurrency_limit"] == 2
+
+
+async def test_a_limit_and_a_pause_wait_for_no_run_that_is_being_made(shop, monkeypatch):
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    create = shop.gateway.create_run
+
+    async def slowly(*said: Any, **options: Any) -> Any:
+        asked.set()
+        await go_on.wait()
+        return await create(*said, **options)
+
+    monkeypatch.setattr(shop.gateway, "create_run", slowly)
+
+    async def until(limit: int, paused: bool) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                [queue] = await shop.gateway.queues_named([f"{shop.tenant}.jobs"])
+                if (queue["concurrency_limit"], queue["is_paused"]) == (limit, paused):
+                    return
+                await asyncio.sleep(0.05)
+
+    await shop.queue("one")
+    shop.watch()
+    async with asyncio.timeout(20):
+        await asked.wait()
+
+    await shop.set_limit(7)
+    await until(7, False)
+    await shop.sql.execute("update definitions set enabled = false where name = 'jobs'")
+    await until(7, True)
+    assert await shop.runs() == []
+
+    go_on.set()
+    await shop.wait(lambda row: row["run_id"] is not None, "one")
 
 
 async def test_held_jobs_get_no_runs_until_they_may(shop):
@@ -195,35 +237,35 @@ async def test_held_jobs_get_no_runs_until_they_may(shop):
     dispatcher = await ready(shop)
     await shop.sql.execute("update definitions set paused_until = 'infinity'")
 
-    await dispatcher.step()
+    await step(dispatcher)
     assert await shop.runs() == []
 
     await shop.sql.execute("update definitions set paused_until = null")
-    await dispatcher.step()
+    await step(dispatcher)
     assert len(await shop.runs()) == 1
 
 
 async def test_a_job_before_its_deployment_waits_for_it(shop):
     await shop.queue("one")
 
-    assert await shop.dispatcher().step() == jobs.LIVE_SECONDS
+    assert await step(shop.dispatcher()) == jobs.LIVE_SECONDS
     assert (await shop.row("one"))["run_id"] is None
 
 
 async def test_nothing_is_asked_of_prefect_where_nothing_is_queued(shop):
-    assert await shop.dispatcher().step() == jobs.IDLE_SECONDS
+    assert await step(shop.dispatcher()) == jobs.IDLE_SECONDS
 
 
 async def test_a_job_cancelled_in_the_table_is_cancelled_in_prefect(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await shop.sql.execute("update jobs set status = 'cancelled'")
 
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await shop.run_of("one"))["state_type"] == "CANCELLED"
 
-    await dispatcher.step()
+    await step(dispatcher)
     row = await shop.row("one")
     assert (row["status"], row["watched"]) == ("cancelled", False)
 
@@ -232,12 +274,12 @@ async def test_a_job_cancelled_in_the_ui_is_cancelled_in_the_table(shop):
     for name in ("waiting", "running"):
         await shop.queue(name)
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await begin(shop, "running")
     for name in ("waiting", "running"):
         await shop.set_state(name, "CANCELLED")
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     for name in ("waiting", "running"):
         row = await shop.row(name)
@@ -251,7 +293,7 @@ async def test_a_running_job_whose_run_has_ended_without_a_word_is_queued_again_
 ):
     await shop.queue("one", on_lost=on_lost)
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await begin(shop, "one")
     first = (await shop.row("one"))["run_id"]
     if state == "GONE":
@@ -259,7 +301,7 @@ async def test_a_running_job_whose_run_has_ended_without_a_word_is_queued_again_
     else:
         await shop.set_state("one", state)
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     row = await shop.row("one")
     if on_lost == "fail":
@@ -267,7 +309,7 @@ async def test_a_running_job_whose_run_has_ended_without_a_word_is_queued_again_
         assert (row["status"], row["error"], row["watched"]) == ("failed", said, False)
         return
     assert (row["status"], row["attempt"], row["run_id"]) == ("queued", 2, None)
-    await dispatcher.step()
+    await step(dispatcher)
     assert (await shop.row("one"))["run_id"] not in (None, first)
     await begin(shop, "one")
 
@@ -275,13 +317,13 @@ async def test_a_running_job_whose_run_has_ended_without_a_word_is_queued_again_
 async def test_a_job_that_is_handed_back_is_queued_again_in_the_same_run(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await begin(shop, "one")
     await shop.set_state("one", "SCHEDULED")
     before = await shop.row("one")
     assert (await shop.run_of("one"))["state_type"] == "SCHEDULED"
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     row = await shop.row("one")
     assert (row["status"], row["attempt"]) == ("queued", 1)
@@ -292,10 +334,10 @@ async def test_a_job_that_is_handed_back_is_queued_again_in_the_same_run(shop):
 async def test_a_run_that_failed_before_the_job_began_fails_the_job_and_says_why(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await shop.set_state("one", "FAILED", message="This worker does not run commands.")
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     row = await shop.row("one")
     assert row["status"] == "failed"
@@ -307,12 +349,12 @@ async def test_a_run_that_failed_before_the_job_began_fails_the_job_and_says_why
 async def test_a_queued_job_whose_run_was_deleted_gets_another(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     first = (await shop.row("one"))["run_id"]
     await shop.prefect.delete_flow_run(first)
 
-    await dispatcher.step()
-    await dispatcher.step()
+    await step(dispatcher)
+    await step(dispatcher)
 
     row = await shop.row("one")
     assert (row["status"], row["attempt"], row["losses"]) == ("queued", 2, 0)
@@ -323,13 +365,13 @@ async def test_a_job_that_is_under_way_is_left_alone(shop):
     for name in ("waiting", "claimed", "running"):
         await shop.queue(name)
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     await shop.set_state("claimed", "PENDING")
     await begin(shop, "running")
     await shop.set_state("running", "RUNNING")
     before = [await shop.row(name) for name in ("waiting", "claimed", "running")]
 
-    await dispatcher.step()
+    await step(dispatcher)
 
     assert [await shop.row(name) for name in ("waiting", "claimed", "running")] == before
 
@@ -338,7 +380,7 @@ async def test_what_became_of_a_job_meanwhile_counts_more_than_what_was_seen(sho
     """Its end is written while its run's state is being read."""
     await shop.queue("one")
     dispatcher = await ready(shop)
-    await dispatcher.step()
+    await step(dispatcher)
     started = await begin(shop, "one")
     await shop.set_state("one", "FAILED")
     read = dispatcher._runs
@@ -353,7 +395,7 @@ async def test_what_became_of_a_job_meanwhile_counts_more_than_what_was_seen(sho
         return found
 
     dispatcher._runs = and_finish
-    await dispatcher.step()
+    await step(dispatcher)
 
     assert (await shop.row("one"))["status"] == "completed"
 
@@ -361,13 +403,41 @@ async def test_what_became_of_a_job_meanwhile_counts_more_than_what_was_seen(sho
 async def test_a_definition_that_was_deleted_comes_back_with_the_next_job(shop):
     await shop.queue("one")
     dispatcher = await ready(shop)
+    await shop.sql.execute("update jobs set status = 'cancelled'")
     await shop.sql.execute("delete from definitions where name = 'jobs'")
     await shop.settle()
-    await dispatcher.step()
-    assert (await shop.row("one"))["run_id"] is None
+    await step(dispatcher)
 
     await shop.queue("two")
     await shop.settle()
-    await dispatcher.step()
+    await step(dispatcher)
 
-    assert {run["name"] for run in await shop.runs()} == {"one", "two"}
+    assert [run["name"] for run in await shop.runs()] == ["two"]
+
+
+async def test_jobs_that_wait_go_with_their_definition_to_another_pool(shop):
+    for name in ("waiting", "running"):
+        await shop.queue(name)
+    dispatcher = await ready(shop)
+    await step(dispatcher)
+    await begin(shop, "running")
+    await shop.set_state("running", "RUNNING")
+    before = {name: await shop.row(name) for name in ("waiting", "running")}
+    pool = f"{shop.yard.pool}-b"
+    await shop.prefect.create_work_pool(WorkPoolCreate(name=pool, type="inline"))
+    await shop.sql.execute("update definitions set work_pool = $1 where name = 'jobs'", pool)
+    await step(dispatcher)
+    assert await shop.row("waiting") == before["waiting"]
+
+    await shop.settle()
+    await step(dispatcher)
+    await step(dispatcher)
+
+    left = await shop.gateway.run(str(before["waiting"]["run_id"]))
+    assert left["state_type"] == "CANCELLED"
+    assert (await shop.run_of("waiting"))["work_pool_name"] == pool
+    row = await shop.row("waiting")
+    assert (row["status"], row["attempt"], row["losses"]) == ("queued", 2, 0)
+    assert row["queued_at"] == before["waiting"]["queued_at"]
+    assert await shop.row("running") == before["running"]
+    await begin(shop, "waiting")

@@ -139,6 +139,18 @@ async def test_what_a_file_leaves_out_goes_back_to_its_default(engine: AsyncEngi
     assert (row.retries, row.tags) == (0, [])
 
 
+async def test_prune_leaves_the_definition_that_jobs_wait_for(
+    engine: AsyncEngine, file: Path, sql: asyncpg.Connection
+):
+    await load(engine, file)
+    await sql.execute("insert into jobs (tenant, name, command) values ('acme', 'a', 'true')")
+
+    assert (await load(engine, file, prune=True)).deleted == []
+
+    await sql.execute("update jobs set status = 'cancelled'")
+    assert (await load(engine, file, prune=True)).deleted == ["acme/jobs"]
+
+
 async def test_prune_deletes_only_of_tenants_in_the_file(engine: AsyncEngine, file: Path):
     await load(engine, file)
     put(file, TWO.replace("tenant: acme", "tenant: other"))

@@ -305,6 +305,22 @@ class TestProblems:
         assert problem(**columns).startswith(expected)
 
     @pytest.mark.parametrize(
+        ("columns", "expected"),
+        [
+            ({"overlap": "skip"}, "overlap: 'skip' would cancel runs of jobs, or hold them up"),
+            ({"overlap": "queue"}, "overlap: 'queue' would cancel runs of jobs, or hold them up"),
+            ({"retries": 3}, "retries: 3 would run for nothing"),
+            ({"timeout_seconds": 60}, "timeout_seconds: 60 would count the time"),
+        ],
+    )
+    def test_the_definition_of_jobs_has_no_policies_of_its_own(self, columns, expected):
+        jobs = Duty(name="run_job", flow_name="run-job", description="", schema={})
+        rules = dataclasses.replace(RULES, duties={"run_job": jobs})
+        written = {"duty": "run_job", "parameters": {}}
+        assert problem(rules=rules, **written, **columns).startswith(expected)
+        want(row(**written), rules, NOW)
+
+    @pytest.mark.parametrize(
         ("key", "clause"),
         [
             ("__prefect_kind", {"__prefect_kind": "jinja", "template": "{{ 1 }}"}),

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import httpx
 import uvicorn
+from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import make
@@ -21,12 +22,16 @@ from store.settings import Settings
 
 @dataclass
 class Rota:
-    """An API that answers, with a tenant `acme`, and a Records block named `default`."""
+    """An API that answers, with a tenant `acme`, and a Records block named `default`.
+
+    While it is `away`, it answers as a proxy does that finds nobody behind it.
+    """
 
     url: str
     engine: AsyncEngine
     sql: asyncpg.Connection
     tenant: str = "acme"
+    away: bool = False
 
     async def add_tenant(self, slug: str) -> None:
         await self.sql.execute("insert into tenants (slug) values ($1)", slug)
@@ -54,13 +59,17 @@ async def serving(
 ) -> AsyncIterator[Rota]:
     """Yields the API with its tenant; its block is stored as long."""
     app = await make(Settings(), engine, gateway)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+
+    async def front(scope: Any, receive: Any, send: Any) -> None:
+        await (Response(status_code=503) if rota.away else app)(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(front, log_level="error", lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers wait for 40 ms
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    rota = Rota(url, engine, sql)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        rota = Rota(url, engine, sql)
         await rota.add_tenant(rota.tenant)
         await (await rota.records()).asave("default", overwrite=True)
         async with httpx.AsyncClient(base_url=url) as http:

@@ -52,6 +52,9 @@ async def test_sigterm_lets_runs_end_and_hands_back_those_that_do_not(yard: Any)
     assert time.monotonic() - asked < 10
     assert set((await yard.states(short)).values()) == {"Completed"}
     assert set((await yard.states([*long, *sync, *after])).values()) <= {"Scheduled", "Late"}
+    for id_ in long:  # they keep their place among those that wait
+        run = await yard.client.read_flow_run(id_)
+        assert run.next_scheduled_start_time == run.expected_start_time
     assert {id_ for _, id_, _ in yard.notes("cleaned")} >= {str(id_) for id_ in [*long, *sync]}
     assert await yard.client.read_workers_for_work_pool(yard.pool) == []
 

@@ -105,6 +105,15 @@ declare
     own text[] := '{cancel_requested_at,attempt,failures,losses,run_id,execution,watched,exit_code,'
         'output,error,last_run,started_at,finished_at,updated_at}';
 begin
+    if tg_op = 'INSERT' then
+        if new.status = 'running' then
+            raise exception 'status: a job runs when a worker has begun it'
+                using errcode = 'check_violation';
+        elsif new.status <> 'queued' then
+            new.finished_at := coalesce(new.finished_at, clock_timestamp());
+        end if;
+        return new;
+    end if;
     if tg_op = 'DELETE' then
         if old.status = 'running' and exists (select from tenants where slug = old.tenant) then
             raise exception 'status: the job %/% is running', old.tenant, old.name
@@ -122,6 +131,19 @@ begin
         raise exception 'status: the job %/% is running', old.tenant, old.name
             using errcode = 'integrity_constraint_violation',
                   hint = 'Cancel it first: update jobs set status = ''cancelled'' ...';
+    end if;
+    if new.status = 'running' and old.status <> 'running'
+            and new.execution is not distinct from old.execution then
+        raise exception 'status: a job runs when a worker has begun it'
+            using errcode = 'check_violation',
+                  hint = 'Queue it: update jobs set status = ''queued'' ...';
+    end if;
+    if new.status in ('completed', 'failed') and old.status in ('queued', 'running')
+            and new.finished_at is not distinct from old.finished_at then
+        raise exception 'status: that the job %/% has % is for its worker to say',
+                old.tenant, old.name, new.status
+            using errcode = 'integrity_constraint_violation',
+                  hint = 'Cancel it instead: update jobs set status = ''cancelled'' ...';
     end if;
     if new.status = 'cancelled' and old.status in ('queued', 'running')
             and new.finished_at is not distinct from old.finished_at then
@@ -175,6 +197,22 @@ begin
 end $$;
 """
 
+# Without it, jobs would wait for nothing.
+KEEP_JOBS = """
+create function rota_keep_jobs() returns trigger language plpgsql
+security definer set search_path from current as $$
+begin
+    if exists (select from jobs where tenant = old.tenant and status in ('queued', 'running'))
+            and exists (select from tenants where slug = old.tenant) then
+        raise exception 'name: jobs wait that run by the definition %/jobs', old.tenant
+            using errcode = 'integrity_constraint_violation',
+                  hint = 'Pause it, or cancel them first: update jobs set status = ''cancelled'' '
+                         'where tenant = ... and status in (''queued'', ''running'')';
+    end if;
+    return case when tg_op = 'DELETE' then old else new end;
+end $$;
+"""
+
 NOTE_SETTING = """
 create function rota_note_setting() returns trigger language plpgsql
 set search_path from current as $$
@@ -200,8 +238,13 @@ def _row(prefix: str) -> str:
 
 
 TRIGGERS = f"""
-create trigger rota_keep_job before update or delete on jobs
+create trigger rota_keep_job before insert or update or delete on jobs
     for each row execute function rota_keep_job();
+create trigger rota_keep_jobs before delete on definitions for each row
+    when (old.name = 'jobs' and old.duty = 'run_job') execute function rota_keep_jobs();
+create trigger rota_keep_jobs_duty before update on definitions for each row
+    when (old.name = 'jobs' and old.duty = 'run_job' and new.duty <> 'run_job')
+    execute function rota_keep_jobs();
 create trigger rota_note_written after insert on jobs
     for each row execute function rota_note_job();
 create trigger rota_note_changed after update on jobs for each row
@@ -227,7 +270,7 @@ create trigger rota_audit_truncated after truncate on settings
 
 
 def upgrade() -> None:
-    functions = (KEEP_JOB, NOTE_JOB, NOTE_SETTING)
+    functions = (KEEP_JOB, NOTE_JOB, KEEP_JOBS, NOTE_SETTING)
     # asyncpg takes one statement at a time; a function's body is one.
     for statement in (*TABLES.split(";\n"), *functions, *TRIGGERS.split(";\n")):
         if statement.strip():

@@ -26,6 +26,7 @@ from pydantic import (
     field_validator,
 )
 
+from blocks.masking import Masking
 from blocks.outgoing import (
     BACKOFF,
     EXCERPT_CHARACTERS,
@@ -348,7 +349,7 @@ class TenantRecords:
 
     def _masked(self, text: str) -> str:
         # Some proxies repeat what they do not accept.
-        return text.replace(self._token.get_secret_value(), "**********")
+        return Masking([self._token.get_secret_value()]).text(text)
 
 
 class _Fault(BaseModel):

@@ -184,24 +184,6 @@ async def test_a_private_address_is_not_called_unless_it_is_allowed(actions, tar
     assert target.connections == 0
 
 
-async def test_a_secret_is_sent_and_shown_nowhere(actions, target, log):
-    await Secret(value="s3cret-of-acme").asave("acme--ops", overwrite=True)
-    target.answers["/"] = lambda seen: replied({"you sent": seen.headers["authorization"]})
-    await actions.made(
-        "secretly",
-        step("fetch", "http", url=f"{target.url}/", headers={"Authorization": {"$secret": "ops"}}),
-    )
-
-    output = await run("secretly")
-
-    assert target.seen[0].headers["authorization"] == "s3cret-of-acme"
-    assert output["body"] == {"you sent": "**********"}
-    [fetch] = await actions.steps("secretly")
-    assert fetch["input"]["headers"] == {"Authorization": {"$secret": "ops"}}
-    assert "s3cret" not in f"{log.text} {fetch}"
-    await Secret.adelete("acme--ops")
-
-
 async def test_a_secret_that_is_not_the_tenants_own_is_not_there(actions, target):
     await Secret(value="s3cret-of-globex").asave("globex--ops", overwrite=True)
     await actions.made(

@@ -150,7 +150,7 @@ async def delete_action(
 
 
 async def _put(locked: Locked[Row], name: str, body: ActionBody) -> Row:
-    runnable(body.steps, await locked.templates())
+    runnable(locked.tenant, body.steps, await locked.templates())
     return await locked.put(name, body.values)
 
 

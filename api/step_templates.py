@@ -31,6 +31,7 @@ from api.paging import Page, Paging
 from api.problems import Refused, declared
 from api.state import state_of
 from deployments.actions import Faulty, names_template, read, runnable
+from deployments.owned_blocks import in_step
 from deployments.step_entry import NewTemplate, TemplateBody
 from deployments.step_inputs import faults
 from store import actions
@@ -156,13 +157,15 @@ async def delete_step_template(
 
 
 async def _put(locked: Locked[Row], name: str, body: TemplateBody) -> Row:
-    if found := list(faults(body.kind, body.input, part=True)):
+    found = [*faults(body.kind, body.input, part=True)]
+    found += in_step(locked.tenant, body.kind, body.input)
+    if found:
         raise Faulty(found)
     known = {**await locked.templates(), name: body.values}
     for one in await locked.actions():
         if locked.row is not None and names_template(one.steps, name):
             try:
-                runnable(read(one.steps).steps, known)
+                runnable(locked.tenant, read(one.steps).steps, known)
             except Faulty as error:
                 said = f"the action {one.name} could not be run any more: {error}"
                 raise Faulty([f"input: {said}"]) from None

@@ -169,7 +169,7 @@ class Records(Block):
         async with httpx.AsyncClient(
             verify=tls(), timeout=limits, headers=headers, trust_env=tunnelled
         ) as client:
-            yield TenantRecords(client, url, self.token, self.deadline_seconds, backoff)
+            yield TenantRecords(tenant, client, url, self.token, self.deadline_seconds, backoff)
 
 
 class TenantRecords:
@@ -185,16 +185,22 @@ class TenantRecords:
 
     Every call raises `ValueError` for what cannot be sent, `RecordsRefused`,
     `RecordsAnswerUnusable`, or `RecordsUnavailable`.
+
+    Attributes:
+        tenant: The tenant's slug.
+
     """
 
     def __init__(
         self,
+        tenant: str,
         client: httpx.AsyncClient,
         url: str,
         token: SecretStr,
         deadline_seconds: float,
         backoff: Backoff,
     ) -> None:
+        self.tenant = tenant
         self._client = client
         self._url = url
         self._token = token

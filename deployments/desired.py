@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from deployments import owned_blocks
 from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import (
     Interval,
@@ -134,6 +135,8 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
         raise Problem(str(invalid)) from invalid
     _check_once(definition, schedule)
     parameters = _parameters(_with_inputs(definition, duty), duty)
+    for foreign in owned_blocks.in_definition(definition, parameters):
+        raise Problem(foreign)
     pool = _pool(definition.work_pool or rules.work_pool, rules)
     spec = DeploymentSpec(
         definition_id=str(definition.id),

@@ -56,7 +56,7 @@ async def cleaner(
 
     """
     slug, now = tenant_of(tenant), datetime.now(UTC)
-    book, before = await load(Records, records), now - timedelta(hours=keep_hours)
+    book, before = await load(Records, records, slug), now - timedelta(hours=keep_hours)
     async with book.of(slug) as mine, OldRuns.than(before) as old:
         kept = [_Kept.model_validate(one) async for page in mine.pages("retention") for one in page]
         looked_at = await _clean(old, kept)

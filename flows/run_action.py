@@ -79,7 +79,7 @@ async def run_action(
     """
     occurrence = current_occurrence()
     slug = tenant_of(tenant)
-    block = await load(Records, records)
+    block = await load(Records, records, slug)
     async with block.of(slug) as mine:
         run = ("actions", action, "runs", str(occurrence.run_id))
         begun = _Begun.model_validate(await mine.put(*run, body=None))

@@ -144,7 +144,7 @@ async def run_job(
             "environment; the job can be queued again then."
         )
     slug = tenant_of(tenant)
-    book = await load(Records, records)
+    book = await load(Records, records, slug)
     async with book.of(slug) as mine:
         try:
             return await _carry_out(Job(mine, slug, job, attempt))

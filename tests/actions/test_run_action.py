@@ -293,3 +293,27 @@ async def test_a_workflow_is_started_once_for_an_occurrence_and_a_step(actions, 
     assert (sent["a"], sent["triggerType"]) == (1, "manual")
     assert target.seen[0].headers["idempotency-key"].endswith("Z:start")
     await WorkflowService.adelete("actions")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("slack", {"block": "custom-webhook/globex--ops", "text": "Hello"}),
+        ("workflow", {"service": "globex--ops", "workflow_id": "wf"}),
+    ],
+)
+async def test_a_block_of_another_tenants_that_comes_from_elsewhere_is_not_used(
+    actions, target, kind, value
+):
+    hook = CustomWebhookNotificationBlock(name="hook", url=f"{target.url}/hook")
+    await hook.asave("globex--ops", overwrite=True)
+    await WorkflowService(base_url=target.url).asave("globex--ops", overwrite=True)
+    late = {key: {"$from": f"input.{key}"} for key in value}
+    await actions.made("curious", step("go", kind, retries=2, **late))
+
+    with pytest.raises(ActionFailed, match=r"The step go failed: The block .* is another tenant's"):
+        await run("curious", input=value)
+
+    assert target.seen == []
+    await CustomWebhookNotificationBlock.adelete("globex--ops")
+    await WorkflowService.adelete("globex--ops")

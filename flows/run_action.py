@@ -1,5 +1,6 @@
 """The duty that runs an action: a graph of steps, one way through it."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -153,18 +154,25 @@ class _Walk:
         if not state.is_completed():
             await self._fail(step, attempt, attempt.error or self._too_late(step))
         self.outputs[step.name] = attempt.output
-        name = following(step.next, attempt.output)
+        try:
+            # A pattern may take long, and others run in this process.
+            name = await asyncio.to_thread(following, step.next, attempt.output)
+        except Unfit as unfit:
+            await self._fail(step, attempt, str(unfit))
         said = {"input": attempt.input, "output": attempt.output, "next": name}
         try:
             await self._record(step, {"status": "completed", **said})
         except RecordsRefused as refused:
-            attempt.input = None
             await self._fail(step, attempt, f"what it put out cannot be recorded: {refused}")
         return name, state
 
     async def _fail(self, step: _Step, attempt: _Attempt, why: str) -> NoReturn:
         why = storable_text(why)[:ERROR_CHARACTERS]
-        await self._record(step, {"status": "failed", "input": attempt.input, "error": why})
+        said = {"status": "failed", "error": why}
+        try:
+            await self._record(step, {**said, "input": attempt.input})
+        except RecordsRefused:  # the run has no room for it
+            await self._record(step, said)
         raise ActionFailed(f"The step {step.name} failed: {why}")
 
     async def _put_off(self, step: _Step, why: PutOff) -> NoReturn:

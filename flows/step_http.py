@@ -1,5 +1,6 @@
 """Steps that send a request, and put out what it is answered."""
 
+import asyncio
 import json
 from typing import Annotated, Any, Literal
 
@@ -71,7 +72,8 @@ async def http(asked: Http, tenant: str, key: str, within: float, allowed: Allow
         raise Unfit(masking.text(str(refused))) from None
     except CallFailed as failed:
         raise CallFailed(masking.text(str(failed))) from None
-    return _output(answer, asked, masking)
+    # Up to some 2 s for the largest of answers, and others run in this process.
+    return await asyncio.to_thread(_output, answer, asked, masking)
 
 
 def _content(asked: Http) -> tuple[bytes, dict[str, str]]:

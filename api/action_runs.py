@@ -171,7 +171,7 @@ async def begin_action_run(
             begun = await action_runs.begin(state_of(request).engine, tenant, name, run_id)
             if begun is None:
                 raise missing(ActionRow, name)
-            found = runnable(read(begun.action.steps).steps, begun.templates)
+            found = runnable(tenant, read(begun.action.steps).steps, begun.templates)
     except action_runs.Elsewhere as error:
         raise Refused(409, f"{run_id} is a run of the action {error.action}.") from None
     except Faulty as error:

@@ -11,27 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from api import documents, lists
+from api import documents
 from api.access import Editor, Reader, TenantSlug
-from api.named import (
-    Match,
-    NamePath,
-    NoneMatch,
-    Sought,
-    check_match,
-    check_new,
-    checked,
-    etag,
-    found,
-    missing,
-    sought,
-)
+from api.named import Collection, Match, NamePath, NoneMatch, Sought
 from api.paging import Page, Paging
-from api.problems import Refused, declared
-from api.state import state_of
+from api.problems import declared
 from deployments.actions import runnable
 from deployments.step_entry import ActionBody, NewAction
-from store import actions
 from store.actions import Locked
 from store.steps import Action as Row
 
@@ -69,8 +55,7 @@ async def list_actions(
     request: Request, tenant: TenantSlug, caller: Reader, paging: Paging, q: Sought = None
 ) -> Response:
     """List the actions of a tenant."""
-    rows = actions.rows(Row, tenant, sought(q))
-    return await lists.answer(request, tenant, paging, rows, (Row.name,), _document)
+    return await _ACTIONS.listed(request, tenant, paging, q)
 
 
 @router.post("", response_model=Action, status_code=201, responses=declared(404, 409))
@@ -78,14 +63,7 @@ async def create_action(
     request: Request, tenant: TenantSlug, caller: Editor, body: NewAction
 ) -> Response:
     """Create an action, if its steps can be run."""
-    engine = state_of(request).engine
-    with checked(tenant):
-        async with actions.locked(engine, Row, tenant, body.name, caller.name) as locked:
-            if locked.row is not None:
-                said = f"There is an action {body.name!r} already; PUT replaces it."
-                raise Refused(409, said, [("name", "it is taken")])
-            row = await _put(locked, body.name, body)
-    return _shown(row, 201, {"Location": f"{request.url.path}/{row.name}"})
+    return await _ACTIONS.create(request, tenant, caller, body.name, body)
 
 
 @router.get("/{name}", response_model=Action, responses=declared(404))
@@ -93,7 +71,7 @@ async def get_action(
     request: Request, tenant: TenantSlug, caller: Reader, name: NamePath
 ) -> Response:
     """Read one action; its ETag is for If-Match."""
-    return _shown(await found(request, Row, tenant, name))
+    return await _ACTIONS.one(request, tenant, name)
 
 
 @router.put(
@@ -114,15 +92,8 @@ async def put_action(
 
     A run that has failed and is run again goes on with the action as it is then.
     """
-    check_new(name)
-    with checked(tenant):
-        async with actions.locked(
-            state_of(request).engine, Row, tenant, name, caller.name
-        ) as locked:
-            check_match(locked.row, if_match, if_none_match)
-            status = 201 if locked.row is None else 200
-            row = await _put(locked, name, body)
-    return _shown(row, status)
+    matches = (if_match, if_none_match)
+    return await _ACTIONS.put(request, tenant, caller, name, body, matches)
 
 
 @router.delete("/{name}", status_code=204, responses=declared(404, 409, 412))
@@ -130,33 +101,22 @@ async def delete_action(
     request: Request, tenant: TenantSlug, caller: Editor, name: NamePath, if_match: Match = None
 ) -> Response:
     """Delete an action, unless a definition runs it: that is a 409. What its runs did is kept."""
-    if "\0" in name:
-        raise missing(Row, name)
-    with checked(tenant):
-        async with actions.locked(
-            state_of(request).engine, Row, tenant, name, caller.name
-        ) as locked:
-            check_match(locked.row, if_match)
-            if locked.row is None:
-                raise missing(Row, name)
-            if users := await locked.definitions(name):
-                raise Refused(
-                    409,
-                    f"The action {name} is run by the definitions {', '.join(users):.700}; delete "
-                    "them first, or let them run another.",
-                )
-            await locked.delete()
-    return Response(status_code=204)
+    return await _ACTIONS.delete(request, tenant, caller, name, if_match)
 
 
-async def _put(locked: Locked[Row], name: str, body: ActionBody) -> Row:
-    runnable(body.steps, await locked.templates())
-    return await locked.put(name, body.values)
+async def _values(locked: Locked[Row], name: str, body: ActionBody) -> Mapping[str, Any]:
+    runnable(locked.tenant, body.steps, await locked.templates())
+    return body.values
 
 
-def _shown(row: Row, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return documents.answer(_document(row), status, {"ETag": etag(row), **(headers or {})})
+async def _users(locked: Locked[Row], name: str) -> str | None:
+    users = await locked.definitions(name)
+    if not users:
+        return None
+    return (
+        f"The action {name} is run by the definitions {', '.join(users):.700}; delete them first, "
+        "or let them run another."
+    )
 
 
-def _document(row: Any) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in Action.model_fields}
+_ACTIONS = Collection(Row, Action, _values, _users)

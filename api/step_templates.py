@@ -11,29 +11,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from api import documents, lists
+from api import documents
 from api.access import Editor, Reader, TenantSlug
 from api.actions import ID
-from api.named import (
-    Match,
-    NamePath,
-    NoneMatch,
-    Sought,
-    check_match,
-    check_new,
-    checked,
-    etag,
-    found,
-    missing,
-    sought,
-)
+from api.named import Collection, Match, NamePath, NoneMatch, Sought
 from api.paging import Page, Paging
-from api.problems import Refused, declared
-from api.state import state_of
+from api.problems import declared
 from deployments.actions import Faulty, names_template, read, runnable
+from deployments.owned_blocks import in_step
 from deployments.step_entry import NewTemplate, TemplateBody
 from deployments.step_inputs import faults
-from store import actions
 from store.actions import Locked
 from store.steps import StepTemplate as Row
 
@@ -71,8 +58,7 @@ async def list_step_templates(
     request: Request, tenant: TenantSlug, caller: Reader, paging: Paging, q: Sought = None
 ) -> Response:
     """List the step templates of a tenant."""
-    rows = actions.rows(Row, tenant, sought(q))
-    return await lists.answer(request, tenant, paging, rows, (Row.name,), _document)
+    return await _TEMPLATES.listed(request, tenant, paging, q)
 
 
 @router.post("", response_model=StepTemplate, status_code=201, responses=declared(404, 409))
@@ -80,14 +66,7 @@ async def create_step_template(
     request: Request, tenant: TenantSlug, caller: Editor, body: NewTemplate
 ) -> Response:
     """Create a step template."""
-    engine = state_of(request).engine
-    with checked(tenant):
-        async with actions.locked(engine, Row, tenant, body.name, caller.name) as locked:
-            if locked.row is not None:
-                said = f"There is a step template {body.name!r} already; PUT replaces it."
-                raise Refused(409, said, [("name", "it is taken")])
-            row = await _put(locked, body.name, body)
-    return _shown(row, 201, {"Location": f"{request.url.path}/{row.name}"})
+    return await _TEMPLATES.create(request, tenant, caller, body.name, body)
 
 
 @router.get("/{name}", response_model=StepTemplate, responses=declared(404))
@@ -95,7 +74,7 @@ async def get_step_template(
     request: Request, tenant: TenantSlug, caller: Reader, name: NamePath
 ) -> Response:
     """Read one step template; its ETag is for If-Match."""
-    return _shown(await found(request, Row, tenant, name))
+    return await _TEMPLATES.one(request, tenant, name)
 
 
 @router.put(
@@ -119,15 +98,8 @@ async def put_step_template(
 
     The actions with steps made from it have to stay such as can be run.
     """
-    check_new(name)
-    with checked(tenant):
-        async with actions.locked(
-            state_of(request).engine, Row, tenant, name, caller.name
-        ) as locked:
-            check_match(locked.row, if_match, if_none_match)
-            status = 201 if locked.row is None else 200
-            row = await _put(locked, name, body)
-    return _shown(row, status)
+    matches = (if_match, if_none_match)
+    return await _TEMPLATES.put(request, tenant, caller, name, body, matches)
 
 
 @router.delete("/{name}", status_code=204, responses=declared(404, 409, 412))
@@ -135,43 +107,33 @@ async def delete_step_template(
     request: Request, tenant: TenantSlug, caller: Editor, name: NamePath, if_match: Match = None
 ) -> Response:
     """Delete a step template, unless a step of an action is made from it: that is a 409."""
-    if "\0" in name:
-        raise missing(Row, name)
-    with checked(tenant):
-        async with actions.locked(
-            state_of(request).engine, Row, tenant, name, caller.name
-        ) as locked:
-            check_match(locked.row, if_match)
-            if locked.row is None:
-                raise missing(Row, name)
-            users = [one.name for one in await locked.actions() if names_template(one.steps, name)]
-            if users:
-                raise Refused(
-                    409,
-                    f"Steps of the actions {', '.join(users):.700} are made from {name}; change "
-                    "or delete them first.",
-                )
-            await locked.delete()
-    return Response(status_code=204)
+    return await _TEMPLATES.delete(request, tenant, caller, name, if_match)
 
 
-async def _put(locked: Locked[Row], name: str, body: TemplateBody) -> Row:
-    if found := list(faults(body.kind, body.input, part=True)):
+async def _values(locked: Locked[Row], name: str, body: TemplateBody) -> Mapping[str, Any]:
+    found = [*faults(body.kind, body.input, part=True)]
+    found += in_step(locked.tenant, body.kind, body.input)
+    if found:
         raise Faulty(found)
     known = {**await locked.templates(), name: body.values}
     for one in await locked.actions():
         if locked.row is not None and names_template(one.steps, name):
             try:
-                runnable(read(one.steps).steps, known)
+                runnable(locked.tenant, read(one.steps).steps, known)
             except Faulty as error:
                 said = f"the action {one.name} could not be run any more: {error}"
                 raise Faulty([f"input: {said}"]) from None
-    return await locked.put(name, body.values)
+    return body.values
 
 
-def _shown(row: Row, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return documents.answer(_document(row), status, {"ETag": etag(row), **(headers or {})})
+async def _users(locked: Locked[Row], name: str) -> str | None:
+    users = [one.name for one in await locked.actions() if names_template(one.steps, name)]
+    if not users:
+        return None
+    return (
+        f"Steps of the actions {', '.join(users):.700} are made from {name}; change or delete them "
+        "first."
+    )
 
 
-def _document(row: Any) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in StepTemplate.model_fields}
+_TEMPLATES = Collection(Row, StepTemplate, _values, _users)

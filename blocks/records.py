@@ -26,6 +26,7 @@ from pydantic import (
     field_validator,
 )
 
+from blocks.masking import Masking
 from blocks.outgoing import (
     BACKOFF,
     EXCERPT_CHARACTERS,
@@ -168,7 +169,7 @@ class Records(Block):
         async with httpx.AsyncClient(
             verify=tls(), timeout=limits, headers=headers, trust_env=tunnelled
         ) as client:
-            yield TenantRecords(client, url, self.token, self.deadline_seconds, backoff)
+            yield TenantRecords(tenant, client, url, self.token, self.deadline_seconds, backoff)
 
 
 class TenantRecords:
@@ -184,16 +185,22 @@ class TenantRecords:
 
     Every call raises `ValueError` for what cannot be sent, `RecordsRefused`,
     `RecordsAnswerUnusable`, or `RecordsUnavailable`.
+
+    Attributes:
+        tenant: The tenant's slug.
+
     """
 
     def __init__(
         self,
+        tenant: str,
         client: httpx.AsyncClient,
         url: str,
         token: SecretStr,
         deadline_seconds: float,
         backoff: Backoff,
     ) -> None:
+        self.tenant = tenant
         self._client = client
         self._url = url
         self._token = token
@@ -348,7 +355,7 @@ class TenantRecords:
 
     def _masked(self, text: str) -> str:
         # Some proxies repeat what they do not accept.
-        return text.replace(self._token.get_secret_value(), "**********")
+        return Masking([self._token.get_secret_value()]).text(text)
 
 
 class _Fault(BaseModel):

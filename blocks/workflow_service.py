@@ -17,6 +17,7 @@ import httpx
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
+from blocks.masking import Masking
 from blocks.outgoing import (
     BACKOFF,
     EXCERPT_CHARACTERS,
@@ -210,7 +211,7 @@ class WorkflowService(Block):
                 f"The workflow service accepted POST {url}, but its answer is not a JSON object of "
                 f"at most 1 MiB with an `executionId`. It answered {said}"
             )
-        return execution_id
+        return self._masking.text(execution_id)
 
     def _execute_url(self, workflow_id: str) -> str:
         part = path_part(workflow_id, "a workflow id")
@@ -229,12 +230,15 @@ class WorkflowService(Block):
             headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
         return headers
 
+    @property
+    def _masking(self) -> Masking:
+        return Masking([self.token.get_secret_value()] if self.token else [])
+
     def _said(self, response: httpx.Response, answer: bytes) -> str:
         status = f"{response.status_code} {response.reason_phrase}".strip()
-        body = answer.decode(errors="replace")
-        if self.token:
-            # Some services repeat the token that they do not accept.
-            body = body.replace(self.token.get_secret_value(), "**********")
+        # Some services repeat the token that they do not accept.
+        body = self._masking.text(answer.decode(errors="replace"))
+        body = body.replace("\0", "\N{REPLACEMENT CHARACTER}")  # no database takes it
         return f"{status}: {body[:EXCERPT_CHARACTERS]}" if body else status
 
 

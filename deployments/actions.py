@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deployments.inputs import InvalidInput, check_regex
+from deployments.owned_blocks import in_step
 from deployments.reasons import lines
 from deployments.step_entry import ActionBody, Step
 from deployments.step_inputs import FROM, TEMPLATE, faults, wrapped, wrappers
@@ -63,8 +64,13 @@ def read(steps: Any) -> ActionBody:
         raise Faulty(list(lines(error, ActionBody))) from None
 
 
-def runnable(steps: Sequence[Step], templates: Templates) -> Runnable:
+def runnable(tenant: str, steps: Sequence[Step], templates: Templates) -> Runnable:
     """Return an action as it is run.
+
+    Args:
+        tenant: Whose it is.
+        steps: Its steps.
+        templates: What they may be made from.
 
     Raises:
         Faulty: It cannot be.
@@ -82,6 +88,7 @@ def runnable(steps: Sequence[Step], templates: Templates) -> Runnable:
             found.append(f"{where}.template: there is no {step.template!r}; there are {known}")
             continue
         found += [f"{where}.{line}" for line in faults(made["kind"], made["input"])]
+        found += [f"{where}.{line}" for line in in_step(tenant, made["kind"], made["input"])]
         found += [f"{where}.{line}" for line in _of_rules(step)]
         if not graph.faults:
             found += [f"{where}.{line}" for line in _of_reading(step.name, made["input"], graph)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from deployments import owned_blocks
 from deployments.inputs import InvalidInput, declared, filled
 from deployments.schedule import (
     Interval,
@@ -137,6 +138,8 @@ def want(definition: Definition, rules: Rules, at: datetime) -> Wanted:
     if duty.name == RUN_JOB and (unfit := unfit_for_jobs(definition)):
         raise Problem(unfit)
     parameters = _parameters(_with_inputs(definition, duty), duty)
+    for foreign in owned_blocks.in_definition(definition, parameters):
+        raise Problem(foreign)
     pool = _pool(definition.work_pool or rules.work_pool, rules)
     spec = DeploymentSpec(
         definition_id=str(definition.id),

@@ -19,7 +19,7 @@ from deployments.inputs import MOST, NAME_BYTES, declared
 from deployments.yaml_text import is_json, is_text
 
 SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
-BLOCK = r"^[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*$"
+BLOCK = r"^[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(--?[a-z0-9]+)*$"
 DEEPEST = 64
 """Lists and objects in one another; the database takes no more."""
 MOST_UNKNOWN = 50

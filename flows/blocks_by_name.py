@@ -8,27 +8,60 @@ from prefect.exceptions import ObjectNotFound
 B = TypeVar("B", bound=Block)
 
 
+BETWEEN = "--"
+"""Stands between a tenant's slug and the rest of the name of a block of its own."""
+
+
 class MissingBlock(Exception):
     """A block that the duty needs has not been made."""
 
 
-async def load(block_class: type[B], name: str) -> B:
+class ForeignBlock(Exception):
+    """A block is another tenant's."""
+
+
+async def load(block_class: type[B], name: str, tenant: str | None) -> B:
     """Return the block of a class that is stored under a name.
 
     Args:
         block_class: The block's class.
         name: The name that it was saved with.
+        tenant: Who asks for it; None for nobody in particular.
 
     Raises:
         MissingBlock: There is none; the message says how to make it.
+        ForeignBlock: It is another tenant's.
 
     """
+    check_owner(name, tenant)
     try:
         return await block_class.aload(name)
     except ValueError as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise
         raise MissingBlock(_how_to_make(block_class, name)) from error
+
+
+def check_owner(name: str, tenant: str | None) -> None:
+    """See that a block is the tenant's own, or for all.
+
+    Prefect keeps one set of blocks for all tenants. A tenant's slug has no two dashes in a row.
+
+    Args:
+        name: The block's name, perhaps with its type in front.
+        tenant: Who asks for it; None for nobody in particular.
+
+    Raises:
+        ForeignBlock: It is another tenant's.
+
+    """
+    owner, between, _ = name.rpartition("/")[2].partition(BETWEEN)
+    if between and owner != tenant:
+        own = f"one of {tenant}'s own, {tenant}{BETWEEN}..., or " if tenant else ""
+        raise ForeignBlock(
+            f"The block {name!r} is another tenant's; name {own}one for all, without two dashes in "
+            "its name."
+        )
 
 
 def _how_to_make(block_class: type[Block], name: str) -> str:

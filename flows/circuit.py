@@ -30,7 +30,7 @@ from blocks.workflow_service import (
     WorkflowServiceUnavailable,
 )
 from flows.blocks_by_name import MissingBlock, load
-from flows.occurrence import current_occurrence
+from flows.tenancy import own_tenant
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -251,17 +251,17 @@ async def circuit_of(
         records: The name of the Records block.
 
     """
-    reference = current_occurrence().reference
-    if reference is None:
+    tenant = own_tenant()
+    if tenant is None:
         yield None
         return
     try:
-        book = await load(Records, records)
+        book = await load(Records, records, tenant)
     except MissingBlock:
         yield None
         return
     hasty = book.model_copy(update={"deadline_seconds": RECORDS_SECONDS})
-    async with hasty.of(reference.partition("/")[0]) as mine:
+    async with hasty.of(tenant) as mine:
         yield Circuit(mine, service, block.put_off_seconds)
 
 

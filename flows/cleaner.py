@@ -60,7 +60,7 @@ async def cleaner(
 
     """
     slug, now = tenant_of(tenant), datetime.now(UTC)
-    book, before = await load(Records, records), now - timedelta(hours=keep_hours)
+    book, before = await load(Records, records, slug), now - timedelta(hours=keep_hours)
     looked_at, definitions = 0, dict[str, Kept]()
     async with book.of(slug) as mine, OldRuns.than(before) as old:
         async for page in mine.pages("retention", size=PAGE):

@@ -85,8 +85,8 @@ async def github_sync(
 
     """
     slug, cycle = tenant_of(tenant), current_occurrence().idempotency_key
-    organization = await load(GitHub, service)
-    book = await load(Records, records)
+    organization = await load(GitHub, service, slug)
+    book = await load(Records, records, slug)
     async with (
         book.of(slug) as mine,
         organization.connected(deadline_seconds=deadline_seconds) as github,

@@ -116,8 +116,8 @@ async def health_checker(
     """
     occurrence = current_occurrence()
     slug = tenant_of(tenant)
-    access = await blocks_by_name.load(SSHAccess, service)
-    book = await blocks_by_name.load(Records, records)
+    access = await blocks_by_name.load(SSHAccess, service, slug)
+    book = await blocks_by_name.load(Records, records, slug)
     async with book.of(slug) as mine:
         servers, skipped = await _servers(mine)
         # What was trusted on the way to one network says nothing about another's.

@@ -11,6 +11,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, ValidationError
 
 from blocks.records import RecordsError, TenantRecords
+from flows.blocks_by_name import ForeignBlock, check_owner
 
 TELL_SECONDS = 30
 
@@ -37,7 +38,7 @@ async def tell(acme: TenantRecords, blocks: Sequence[str], *, addressed: bool = 
 
     """
     known: dict[str, NotificationBlock | None] = {}
-    usable = await _ways(blocks, known)
+    usable = await _ways(blocks, known, acme.tenant)
     if not (usable or addressed):
         return 0
     which = {"limit": 1} if usable else {"limit": 1, "addressed": True}
@@ -51,28 +52,32 @@ async def tell(acme: TenantRecords, blocks: Sequence[str], *, addressed: bool = 
         if not claimed["notices"]:
             return told
         for one in claimed["notices"]:
-            told += await _told(one, usable, known)
+            told += await _told(one, usable, known, acme.tenant)
 
 
 Ways = Sequence[tuple[str, NotificationBlock]]
 
 
-async def _ways(names: Sequence[str], known: dict[str, NotificationBlock | None]) -> Ways:
+async def _ways(
+    names: Sequence[str], known: dict[str, NotificationBlock | None], tenant: str
+) -> Ways:
     """Return the blocks of these names that there are; what was loaded before is known."""
     for name in names:
         if name not in known:
-            known[name] = await _load(name)
+            known[name] = await _load(name, tenant)
     return [(name, way) for name in names if (way := known[name])]
 
 
-async def _told(one: Any, usable: Ways, known: dict[str, NotificationBlock | None]) -> bool:
+async def _told(
+    one: Any, usable: Ways, known: dict[str, NotificationBlock | None], tenant: str
+) -> bool:
     """Send one notice every way; return whether one of them took it."""
     try:
         notice = _Notice.model_validate(one)
     except ValidationError:
         get_run_logger().error("A notice has no subject or no text, and is not sent: %r", one)
         return False
-    ways = usable if notice.blocks is None else await _ways(notice.blocks, known)
+    ways = usable if notice.blocks is None else await _ways(notice.blocks, known, tenant)
     return any([await _sent(notice, name, way) for name, way in ways])
 
 
@@ -91,9 +96,13 @@ async def _sent(notice: _Notice, name: str, way: NotificationBlock) -> bool:
     return True
 
 
-async def _load(name: str) -> NotificationBlock | None:
+async def _load(name: str, tenant: str) -> NotificationBlock | None:
     try:
+        check_owner(name, tenant)
         block = await Block.aload(name)
+    except ForeignBlock as foreign:
+        get_run_logger().error("notify: %s", foreign)
+        return None
     except Exception as error:
         # What it is made of may be repeated in the text of an error that says that it does not fit.
         get_run_logger().error(

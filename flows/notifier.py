@@ -33,6 +33,6 @@ async def notifier(
 
     """
     slug = tenant_of(tenant)
-    async with (await load(Records, records)).of(slug) as mine:
+    async with (await load(Records, records, slug)).of(slug) as mine:
         told = await tell(mine, notify, addressed=True)
     return Completed(data=told, message=f"{told} told.")  # type: ignore[return-value]

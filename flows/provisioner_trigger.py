@@ -55,8 +55,8 @@ async def provisioner_trigger(
 
     """
     slug = tenant_of(tenant)
-    queue = await load(ProvisionerQueue, service)
-    book = await load(Records, records)
+    queue = await load(ProvisionerQueue, service, slug)
+    book = await load(Records, records, slug)
     # Redis is asked first: while it is away, nothing is claimed.
     async with queue.opened() as streams, book.of(slug) as mine:
         counts = await _take_results(mine, streams, f"rota-{slug}")

@@ -56,9 +56,9 @@ async def rag_summarizer(
 
     """
     slug = tenant_of(tenant)
-    organization = await load(GitHub, service)
-    named = await _named(embedder) if embedder else None
-    book = await load(Records, records)
+    organization = await load(GitHub, service, slug)
+    named = await _named(embedder, slug) if embedder else None
+    book = await load(Records, records, slug)
     async with (
         book.of(slug) as mine,
         organization.connected(deadline_seconds=deadline_seconds) as github,
@@ -76,9 +76,9 @@ async def rag_summarizer(
     return Completed(data=counts, message=_summary(indexer.counts))  # type: ignore[return-value]
 
 
-async def _named(embedder: str) -> Named:
+async def _named(embedder: str, tenant: str) -> Named:
     kind, _, name = embedder.partition("/")
-    block: Embedder = await load(EMBEDDERS[kind], name)
+    block: Embedder = await load(EMBEDDERS[kind], name, tenant)
     return Named(f"{embedder}@{block.space}", block)
 
 

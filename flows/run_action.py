@@ -1,5 +1,6 @@
 """The duty that runs an action: a graph of steps, one way through it."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from flows.circuit import PutOff, put_off
 from flows.occurrence import Occurrence, current_occurrence
 from flows.step_kinds import Call, do
 from flows.step_rules import following
-from flows.step_values import Unfit, as_json, filled
+from flows.step_values import Unfit, as_json, filled, storable_text, unstorable
 from flows.tenancy import tenant_of
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=200)]
@@ -79,7 +80,7 @@ async def run_action(
     """
     occurrence = current_occurrence()
     slug = tenant_of(tenant)
-    block = await load(Records, records)
+    block = await load(Records, records, slug)
     async with block.of(slug) as mine:
         run = ("actions", action, "runs", str(occurrence.run_id))
         begun = _Begun.model_validate(await mine.put(*run, body=None))
@@ -153,22 +154,30 @@ class _Walk:
         if not state.is_completed():
             await self._fail(step, attempt, attempt.error or self._too_late(step))
         self.outputs[step.name] = attempt.output
-        name = following(step.next, attempt.output)
+        try:
+            # A pattern may take long, and others run in this process.
+            name = await asyncio.to_thread(following, step.next, attempt.output)
+        except Unfit as unfit:
+            await self._fail(step, attempt, str(unfit))
         said = {"input": attempt.input, "output": attempt.output, "next": name}
         try:
             await self._record(step, {"status": "completed", **said})
         except RecordsRefused as refused:
-            attempt.input = None
             await self._fail(step, attempt, f"what it put out cannot be recorded: {refused}")
         return name, state
 
     async def _fail(self, step: _Step, attempt: _Attempt, why: str) -> NoReturn:
-        why = why[:ERROR_CHARACTERS]
-        await self._record(step, {"status": "failed", "input": attempt.input, "error": why})
+        why = storable_text(why)[:ERROR_CHARACTERS]
+        said = {"status": "failed", "error": why}
+        try:
+            await self._record(step, {**said, "input": attempt.input})
+        except RecordsRefused:  # the run has no room for it
+            await self._record(step, said)
         raise ActionFailed(f"The step {step.name} failed: {why}")
 
     async def _put_off(self, step: _Step, why: PutOff) -> NoReturn:
-        await self._record(step, {"status": "failed", "error": str(why)[:ERROR_CHARACTERS]})
+        said = storable_text(str(why))[:ERROR_CHARACTERS]
+        await self._record(step, {"status": "failed", "error": said})
         await put_off(why, datetime.now(UTC))
 
     @staticmethod
@@ -179,10 +188,10 @@ class _Walk:
         async def carry_out() -> None:
             attempt.error = None
             try:
-                attempt.input = _bounded(await filled(step.input, self._context()), "take in")
+                attempt.input = _kept(await filled(step.input, self._context()), "take in")
                 get_run_logger().info("Input: %s", as_json(attempt.input)[:LOGGED_CHARACTERS])
                 output = await do(step.kind, attempt.input, self._call(step))
-                attempt.output = _bounded(output, "put out")
+                attempt.output = _kept(output, "put out")
                 get_run_logger().info("Output: %s", as_json(output)[:LOGGED_CHARACTERS])
             except Exception as error:
                 attempt.error = str(error) or type(error).__name__
@@ -227,7 +236,10 @@ class _Walk:
         await self.mine.put(*self.run, "steps", step.name, body={"kind": step.kind, **said})
 
 
-def _bounded(value: Any, what: str) -> Any:
+def _kept(value: Any, what: str) -> Any:
+    """Return a value that can be recorded."""
+    if why := unstorable(value):
+        raise Unfit(f"It would {what} what cannot be recorded: {why}")
     size = len(json.dumps(value).encode())
     if size > MOST_BYTES:
         raise Unfit(f"It would {what} {size:,} bytes, and a step may {what} {MOST_BYTES:,}")

@@ -166,7 +166,7 @@ async def run_job(
             client, current_run, Scheduled(scheduled_time=due, message=said, name=NOT_ALLOWED)
         )
     slug = tenant_of(tenant)
-    book = await load(Records, records)
+    book = await load(Records, records, slug)
     async with book.of(slug) as mine:
         try:
             return await _carry_out(Job(mine, slug, job, attempt))

@@ -97,8 +97,8 @@ async def server_sync(
     """
     slug, cycle = tenant_of(tenant), current_occurrence().idempotency_key
     kind, _, name = service.rpartition("/")
-    provider: VPSProvider = await load(provider_of_type(kind or DEFAULT_TYPE), name)
-    book = await load(Records, records)
+    provider: VPSProvider = await load(provider_of_type(kind or DEFAULT_TYPE), name, slug)
+    book = await load(Records, records, slug)
     async with book.of(slug) as mine:
         sweep = _Sweep(provider.provider, cycle, allow_mass_change, datetime.now(UTC))
         counts: Counter[str] = Counter()

@@ -1,18 +1,18 @@
 """Steps that send a request, and put out what it is answered."""
 
+import asyncio
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from prefect.blocks.system import Secret
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.addresses import Allowed
-from blocks.guarded_http import Answer, CallRefused, Guard, Request
-from flows.step_values import SECRET, Unfit
+from blocks.guarded_http import Answer, CallFailed, CallRefused, Guard, Request
+from blocks.masking import Masking
+from flows.step_values import DEEPEST, SECRET, Unfit, storable_text
 
 EXCERPT_CHARACTERS = 300
-MASK = "**********"
 
 SecretName = dict[str, Annotated[str, Field(pattern="^[a-z0-9-]{1,200}$")]]
 
@@ -65,11 +65,15 @@ async def http(asked: Http, tenant: str, key: str, within: float, allowed: Allow
     headers |= {name: value for name, value in asked.headers.items() if isinstance(value, str)}
     hidden = frozenset(name.lower() for name in secrets)
     request = Request(asked.method, asked.url, {**headers, **secrets}, content, hidden)
+    masking = Masking(secrets.values())  # some services repeat what they were sent
     try:
         answer = await Guard(allowed).call(request, within)
     except CallRefused as refused:
-        raise Unfit(str(refused)) from None
-    return _output(answer, asked, list(secrets.values()))
+        raise Unfit(masking.text(str(refused))) from None
+    except CallFailed as failed:
+        raise CallFailed(masking.text(str(failed))) from None
+    # Up to some 2 s for the largest of answers, and others run in this process.
+    return await asyncio.to_thread(_output, answer, asked, masking)
 
 
 def _content(asked: Http) -> tuple[bytes, dict[str, str]]:
@@ -103,47 +107,48 @@ async def _secret(said: dict[str, str], tenant: str) -> str:
     return found
 
 
-def _output(answer: Answer, asked: Http, secrets: list[str]) -> dict[str, Any]:
-    headers = {name: _clean(value, secrets) for name, value in answer.headers.items()}
-    text = _clean(answer.content.decode(errors="replace"), secrets)
+def _output(answer: Answer, asked: Http, masking: Masking) -> dict[str, Any]:
+    text = answer.content.decode(errors="replace")
     good = (
         answer.status in asked.expect_status
         if asked.expect_status is not None
         else 200 <= answer.status < 300
     )
     if not good:
-        said = f"{asked.method} {answer.url} answered {answer.status}"
-        excerpt = text[:EXCERPT_CHARACTERS].strip()
+        said = masking.text(f"{asked.method} {answer.url} answered {answer.status}")
+        excerpt = storable_text(masking.text(text))[:EXCERPT_CHARACTERS].strip()
         raise HttpError(f"{said}: {excerpt}" if excerpt else said)
-    return {"status": answer.status, "headers": headers, "body": _body(text, headers)}
+    headers = masking.json(dict(answer.headers))
+    return {"status": answer.status, "headers": headers, "body": _body(text, answer, masking)}
 
 
-def _clean(text: str, secrets: list[str]) -> str:
-    # Some services repeat what they were sent. The database takes no NUL.
-    for one in secrets:
-        text = text.replace(one, MASK) if one else text
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _body(text: str, headers: Mapping[str, str]) -> Any:
-    media = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not text or not (media == "application/json" or media.endswith("+json")):
-        return text
+def _body(text: str, answer: Answer, masking: Masking) -> Any:
+    media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json" and not media.endswith("+json"):
+        return storable_text(masking.text(text))
     try:
-        return _without_nul(json.loads(text, parse_constant=_no_number))
-    except (ValueError, RecursionError):
-        return text
+        return masking.json(_storable_texts(json.loads(text, parse_constant=_no_number)))
+    except RecursionError:
+        raise Unfit(f"The answer's JSON is nested more than {DEEPEST} deep") from None
+    except (json.JSONDecodeError, _NoNumber):
+        return storable_text(masking.text(text))
+    except ValueError:
+        raise Unfit("A number in the answer's JSON has more than 64 bits") from None
+
+
+class _NoNumber(ValueError):
+    """What stands for a number is none in JSON."""
 
 
 def _no_number(said: str) -> Any:
-    raise ValueError(said)
+    raise _NoNumber(said)
 
 
-def _without_nul(value: Any) -> Any:
+def _storable_texts(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return storable_text(value)
     if isinstance(value, list):
-        return [_without_nul(one) for one in value]
+        return [_storable_texts(one) for one in value]
     if isinstance(value, dict):
-        return {_without_nul(key): _without_nul(one) for key, one in value.items()}
+        return {storable_text(key): _storable_texts(one) for key, one in value.items()}
     return value

@@ -15,7 +15,7 @@ from blocks.addresses import Allowed
 from blocks.outgoing import Backoff
 from blocks.records import TenantRecords
 from blocks.workflow_service import Execution, WorkflowRefused
-from flows.blocks_by_name import load
+from flows.blocks_by_name import ForeignBlock, check_owner, load
 from flows.circuit import Circuit
 from flows.occurrence import Occurrence
 from flows.step_command import Command, command
@@ -109,7 +109,10 @@ async def _command(asked: Command, call: Call) -> Any:
 
 async def _slack(asked: Slack, call: Call) -> Any:
     try:
+        check_owner(asked.block, call.tenant)
         block: Any = await Block.aload(asked.block)
+    except ForeignBlock as foreign:
+        raise Unfit(str(foreign)) from None
     except Exception as error:
         # What it is made of may be repeated in the text of an error that says that it does not fit.
         raise Unfit(
@@ -136,7 +139,10 @@ async def _log(asked: Log, call: Call) -> Any:
 
 
 async def _workflow(asked: Workflow, call: Call) -> Any:
-    block = await load(WorkflowService, asked.service)
+    try:
+        block = await load(WorkflowService, asked.service, call.tenant)
+    except ForeignBlock as foreign:
+        raise Unfit(str(foreign)) from None
     # The step's own limit must not come first: it would not tell that the service is away.
     deadline = WITHIN * call.timeout_seconds
 

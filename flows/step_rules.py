@@ -1,14 +1,19 @@
 """Which step is next: the first rule that holds of a step's output says it."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import re2
 
-from flows.step_values import at
+from flows.step_values import Unfit, at
 
 MATCHED_CHARACTERS = 65_536
 """Of a text that a pattern is looked for in. RE2 takes time in proportion to it."""
+
+SECONDS = 10.0
+"""For all rules of a step. One pattern takes up to some 3 s."""
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
@@ -22,15 +27,21 @@ def following(rules: Sequence[Mapping[str, Any]], output: Any) -> str | None:
     Args:
         rules: Each with `when`, a list of filters all of which have to hold, and `step`.
         output: What the step before has put out.
+
+    Raises:
+        Unfit: They take too long.
     """
+    ends = time.monotonic() + SECONDS
     for rule in rules:
-        if all(holds(one, output) for one in rule["when"]):
+        if all(holds(one, output, ends) for one in rule["when"]):
             return str(rule["step"])
     return None
 
 
-def holds(one: Mapping[str, Any], output: Any) -> bool:
+def holds(one: Mapping[str, Any], output: Any, ends: float = math.inf) -> bool:
     """Whether a filter holds; of what is not there, none does."""
+    if time.monotonic() > ends:
+        raise Unfit(f"Its rules take more than {SECONDS:g} s; simplify their patterns")
     found, value = at(output, one.get("path", ""))
     return found and _COMPARISONS[one["is"]](value, one["value"])
 

@@ -1,12 +1,19 @@
 """What a step's input comes to: its values, its templates, and what earlier steps have put out."""
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from blocks.templating import TemplateError, render
 
 TEMPLATE, FROM, SECRET = "$template", "$from", "$secret"
+
+DEEPEST = 64
+"""Lists and objects in one another; Rota's API takes no more."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Unfit(Exception):
@@ -63,6 +70,41 @@ def at(value: Any, path: str) -> tuple[bool, Any]:
         if not found:
             return False, None
     return True, value
+
+
+def storable_text(text: str) -> str:
+    """Return a text with a mark for each character that no database takes."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def unstorable(value: Any) -> str | None:
+    """Return why Rota's API would not take a value of JSON; None if it would."""
+    level, depth = [value], 0
+    while level:
+        if why := next((why for one in level if (why := _unfit(one))), None):
+            return why
+        below = [inner for one in level for inner in _inside(one)]
+        if below and depth == DEEPEST:
+            return f"it is nested more than {DEEPEST} deep"
+        level, depth = below, depth + 1
+    return None
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _unfit(value: Any) -> str | None:
+    texts = value if isinstance(value, Mapping) else [value] if isinstance(value, str) else []
+    if any(_UNSTORABLE.search(one) for one in texts):
+        return "a text in it holds a NUL character or half of a surrogate pair"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} in it is no number of JSON"
+    if isinstance(value, int | float) and abs(value) >= 2**63:
+        return "a number in it has more than 64 bits"
+    return None
 
 
 def as_json(value: Any) -> str:

@@ -7,6 +7,17 @@ class NoTenant(Exception):
     """It is not clear whose records to write."""
 
 
+def own_tenant() -> str | None:
+    """Return the slug of the tenant whose definition made the current run, if one did.
+
+    Raises:
+        NoOccurrence: There is no flow run around the caller.
+
+    """
+    reference = current_occurrence().reference
+    return reference.partition("/")[0] if reference else None
+
+
 def tenant_of(given: str | None) -> str:
     """Return the slug of the tenant that the current run works for.
 
@@ -20,8 +31,7 @@ def tenant_of(given: str | None) -> str:
         NoOccurrence: There is no flow run around the caller.
 
     """
-    reference = current_occurrence().reference
-    own = reference.partition("/")[0] if reference else None
+    reference, own = current_occurrence().reference, own_tenant()
     # A token may be good for all tenants, and whoever edits a definition only for its own.
     if own and given and given != own:
         raise NoTenant(

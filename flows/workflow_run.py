@@ -13,6 +13,7 @@ from blocks.workflow_service import Execution
 from flows.blocks_by_name import load
 from flows.circuit import PutOff, circuit_of, put_off
 from flows.occurrence import Occurrence, current_occurrence
+from flows.tenancy import own_tenant
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -45,7 +46,7 @@ async def workflow_run(
 
     """
     occurrence = current_occurrence()
-    block = await load(WorkflowService, service)
+    block = await load(WorkflowService, service, own_tenant())
 
     async def start(backoff: Backoff) -> Execution:
         return await block.execute(

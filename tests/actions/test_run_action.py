@@ -1,5 +1,6 @@
 """The duty, on the real API and Prefect, against a server on loopback."""
 
+import asyncio
 import json
 
 import pytest
@@ -184,24 +185,6 @@ async def test_a_private_address_is_not_called_unless_it_is_allowed(actions, tar
     assert target.connections == 0
 
 
-async def test_a_secret_is_sent_and_shown_nowhere(actions, target, log):
-    await Secret(value="s3cret-of-acme").asave("acme--ops", overwrite=True)
-    target.answers["/"] = lambda seen: replied({"you sent": seen.headers["authorization"]})
-    await actions.made(
-        "secretly",
-        step("fetch", "http", url=f"{target.url}/", headers={"Authorization": {"$secret": "ops"}}),
-    )
-
-    output = await run("secretly")
-
-    assert target.seen[0].headers["authorization"] == "s3cret-of-acme"
-    assert output["body"] == {"you sent": "**********"}
-    [fetch] = await actions.steps("secretly")
-    assert fetch["input"]["headers"] == {"Authorization": {"$secret": "ops"}}
-    assert "s3cret" not in f"{log.text} {fetch}"
-    await Secret.adelete("acme--ops")
-
-
 async def test_a_secret_that_is_not_the_tenants_own_is_not_there(actions, target):
     await Secret(value="s3cret-of-globex").asave("globex--ops", overwrite=True)
     await actions.made(
@@ -311,3 +294,110 @@ async def test_a_workflow_is_started_once_for_an_occurrence_and_a_step(actions, 
     assert (sent["a"], sent["triggerType"]) == (1, "manual")
     assert target.seen[0].headers["idempotency-key"].endswith("Z:start")
     await WorkflowService.adelete("actions")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("slack", {"block": "custom-webhook/globex--ops", "text": "Hello"}),
+        ("workflow", {"service": "globex--ops", "workflow_id": "wf"}),
+    ],
+)
+async def test_a_block_of_another_tenants_that_comes_from_elsewhere_is_not_used(
+    actions, target, kind, value
+):
+    hook = CustomWebhookNotificationBlock(name="hook", url=f"{target.url}/hook")
+    await hook.asave("globex--ops", overwrite=True)
+    await WorkflowService(base_url=target.url).asave("globex--ops", overwrite=True)
+    late = {key: {"$from": f"input.{key}"} for key in value}
+    await actions.made("curious", step("go", kind, retries=2, **late))
+
+    with pytest.raises(ActionFailed, match=r"The step go failed: The block .* is another tenant's"):
+        await run("curious", input=value)
+
+    assert target.seen == []
+    await CustomWebhookNotificationBlock.adelete("globex--ops")
+    await WorkflowService.adelete("globex--ops")
+
+
+async def test_rules_that_take_too_long_fail_their_step(actions, monkeypatch):
+    monkeypatch.setattr("flows.step_rules.SECONDS", 0.5)
+    pattern = {"path": "text", "is": "matches", "value": "(?:[ab]{0,30}){1,30}c$"}
+    slow = {"when": [pattern], "step": "end"}
+    await actions.made(
+        "slow",
+        step("say", "log", *[slow] * 50, text="a" * 60_000),
+        step("end", "log", text=""),
+    )
+
+    with pytest.raises(ActionFailed, match=r"The step say failed: Its rules take more than 0\.5 s"):
+        await run("slow")
+
+    [say] = await actions.steps("slow")
+    assert say["status"] == "failed"
+
+
+async def test_two_runs_of_an_action_at_once_do_not_mix(actions, target):
+    both = asyncio.Barrier(2)
+
+    async def answer(seen):
+        await both.wait()
+        return replied({"said": seen.body.decode()})
+
+    target.answers["/"] = answer
+    body = {"$template": "{{ input.who }}"}
+    text = {"$template": "{{ steps.ask.output.body.said }} {{ input.who }}"}
+    await actions.made(
+        "both",
+        step("ask", "http", "say", url=f"{target.url}/", method="POST", body=body),
+        step("say", "log", text=text),
+    )
+
+    said = await asyncio.gather(*(run("both", input={"who": who}) for who in ("one", "two")))
+
+    assert [one["text"] for one in said] == ["one one", "two two"]
+    recorded = [(await actions.steps("both", number))[1]["output"]["text"] for number in (0, 1)]
+    assert sorted(recorded) == ["one one", "two two"]
+
+
+async def test_an_action_that_is_changed_while_it_runs_goes_on_as_it_was(actions, target):
+    async def answer(seen):
+        await actions.made(
+            "edited", step("first", "log", "new", text=""), step("new", "log", text="New")
+        )
+        return replied({})
+
+    target.answers["/"] = answer
+    await actions.made(
+        "edited", step("first", "http", "old", url=f"{target.url}/"), step("old", "log", text="Old")
+    )
+
+    assert await run("edited") == {"text": "Old"}
+
+    assert [one["step"] for one in await actions.steps("edited")] == ["first", "old"]
+    runs = (await actions.http.get("actions/edited/runs")).json()["items"]
+    assert [one["revision"] for one in runs] == [1]
+    assert await run("edited") == {"text": "New"}
+
+
+async def test_a_step_that_fails_where_its_run_has_no_room_left_is_recorded_as_failed(
+    actions, target
+):
+    async def answer(seen):
+        await actions.rota.sql.execute(
+            "insert into action_steps (tenant, run_id, step, position, kind, status, output, "
+            "finished_at) select tenant, id, 'before', 9, 'log', 'completed', "
+            "to_jsonb(repeat('x', 8 * 1024 * 1024 - 1000)), now() from action_runs"
+        )
+        return replied({}, 500)
+
+    target.answers["/"] = answer
+    body = "x" * 10_000
+    await actions.made("full", step("send", "http", url=f"{target.url}/", method="POST", body=body))
+
+    with pytest.raises(ActionFailed, match=r"The step send failed: .* answered 500"):
+        await run("full")
+
+    send = (await actions.steps("full"))[0]
+    assert (send["status"], send["input"]) == ("failed", None)
+    assert "answered 500" in send["error"]

@@ -298,3 +298,42 @@ async def test_a_list_that_was_written_by_sql_is_read(api: Any, acme: str, sql: 
 async def test_what_is_no_address_is_not_allowed(api: Any, acme: str, entry: str) -> None:
     where = f"/tenants/{acme}/allowed-addresses"
     assert (await api.put(where, json={"addresses": [entry]})).status_code == 422
+
+
+# -- blocks of tenants
+
+
+async def test_the_blocks_of_another_tenant_are_refused_wherever_they_are_named(
+    api: Any, path: str, templates: str, acme: str, sql: asyncpg.Connection
+) -> None:
+    globex = f"{acme}-2"
+    await sql.execute("insert into tenants (slug) values ($1)", globex)
+    tell = {"kind": "slack", "input": {"block": f"slack-webhook/{globex}--ops", "text": "Hello"}}
+    start = {"kind": "workflow", "input": {"service": f"{globex}--main", "workflow_id": "wf"}}
+    notify = [f"slack-webhook/{globex}--ops"]
+    due = {"name": "due", "duty": "workflow_run", "parameters": {"workflow_id": "wf"}}
+
+    refused = [
+        await _put(api, f"{path}/tell", a_step("tell", **tell)),
+        await _put(api, f"{path}/start", a_step("start", **start)),
+        await api.put(f"{templates}/tell", json=tell),
+        await api.post(f"/tenants/{acme}/definitions", json={**due, "notify": notify}),
+        await api.post(
+            f"/tenants/{acme}/definitions",
+            json={**due, "parameters": {"workflow_id": "wf", "service": f"{globex}--main"}},
+        ),
+    ]
+
+    fields = [one.json()["errors"][0]["field"] for one in refused]
+    assert [one.status_code for one in refused] == [422] * 5
+    assert fields == [
+        "steps.0.input.block",
+        "steps.0.input.service",
+        "input.block",
+        "notify.0",
+        "parameters.service",
+    ]
+    assert "is a block of another tenant's; name one of" in refused[3].json()["detail"]
+    own = {**due, "notify": notify}
+    made = await api.post(f"/tenants/{globex}/definitions", json=own)
+    assert made.status_code == 201, made.text

@@ -104,11 +104,11 @@ async def test_a_refusal_fails_the_run_and_shows_no_secret(filled_in, tenant, fa
 
 async def test_a_block_that_is_missing_is_told_with_how_to_make_it(prefect_server):
     with pytest.raises(MissingBlock) as caught:
-        await load(GitHub, "nowhere")
+        await load(GitHub, "nowhere", "acme")
 
     assert str(caught.value) == (
         "There is no block `github-organization/nowhere`. Make it in Prefect's UI under Blocks "
         '(GitHub Organization), or in Python: `GitHub(organization="...").save("nowhere")`.'
     )
     with pytest.raises(MissingBlock, match=r'Records\(base_url="...", token="..."\)\.save\("x"\)'):
-        await load(Records, "x")
+        await load(Records, "x", "acme")

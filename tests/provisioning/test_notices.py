@@ -203,3 +203,18 @@ async def test_a_duty_tells_of_new_servers_and_of_incidents(account, block, rota
     assert "vps-7" in inbox.subjects[0]
     assert "cannot be read" in inbox.subjects[1]
     assert "cannot be read" in inbox.subjects[2]
+
+
+async def test_a_block_of_another_tenants_is_not_told(note, inbox, rota, caplog):
+    hook = await CustomWebhookNotificationBlock.aload("ops")
+    await hook.asave("globex--ops", overwrite=True)
+    await hook.asave("acme--ops", overwrite=True)
+    await note("vps-7: cannot be reached")
+
+    assert await telling(["custom-webhook/globex--ops"]) == 0
+    assert "'custom-webhook/globex--ops' is another tenant's; name one of acme's own" in caplog.text
+    assert inbox.messages == []
+
+    assert await telling(["custom-webhook/acme--ops"]) == 1
+    for name in ("globex--ops", "acme--ops"):
+        await CustomWebhookNotificationBlock.adelete(name)

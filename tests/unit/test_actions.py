@@ -19,7 +19,7 @@ def template(text):
 
 
 def checked(*steps, templates=None):
-    return runnable(read(list(steps)).steps, templates or {})
+    return runnable("acme", read(list(steps)).steps, templates or {})
 
 
 def said(*steps, templates=None):
@@ -308,3 +308,21 @@ def test_a_rule_that_can_never_be_decided_is_refused(comparison, value, line):
     rule = {"when": [{"path": "a", "is": comparison, "value": value}], "step": "b"}
     [found] = said(log("a", rule), log("b"))
     assert found.startswith(f"steps.0.next.0.when.0.value: {line}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "value"),
+    [
+        ("slack", "block", {"block": "slack-webhook/globex--ops", "text": "Hello"}),
+        ("workflow", "service", {"service": "globex--main", "workflow_id": "wf"}),
+    ],
+)
+def test_a_block_of_another_tenants_may_not_be_named(kind, part, value):
+    one = {"name": "one", "kind": kind, "input": value}
+    made = {"name": "one", "template": "made"}
+
+    for step, templates in ((one, {}), (made, {"made": {"kind": kind, "input": value}})):
+        [line] = said(step, templates=templates)
+        assert line.startswith(f"steps.0.input.{part}: {value[part]!r} is a block of another")
+    own = {part: value[part].replace("globex", "acme")}
+    assert checked({**one, "input": {**value, **own}}).first == "one"

@@ -800,3 +800,35 @@ def test_one_that_nobody_could_apply_in_time_is_run_late():
 def test_what_it_counts_from_may_have_passed_when_the_row_was_changed():
     late = after(after_at=utc("11:00"), updated_at=utc("11:30"))
     assert want(late, RULES, NOW).schedule == Once(utc("11:01:30"))
+
+
+# -- blocks of tenants
+
+
+ANY = {"properties": {"service": {}, "notify": {}}}
+SHARED = {"report": dataclasses.replace(REPORT, schema=ANY)}
+
+
+@pytest.mark.parametrize(
+    ("field", "columns"),
+    [
+        ("notify.1", {"notify": ["slack-webhook/acme--ops", "slack-webhook/globex--ops"]}),
+        ("parameters.service", {"parameters": {"service": "globex--main"}}),
+        ("parameters.service", {"parameters": {"service": "other-vps/globex--main"}}),
+        ("parameters.notify.0", {"parameters": {"notify": ["slack-webhook/globex--ops"]}}),
+        ("parameters.service", {"parameters": {"service": "acme-2--main"}}),
+    ],
+)
+def test_a_block_of_another_tenants_may_not_be_named(field, columns):
+    rules = dataclasses.replace(RULES, duties=SHARED)
+
+    with pytest.raises(Problem, match=f"^{field}: .* is a block of another tenant's; name one of"):
+        want(row(**{"parameters": {}, **columns}), rules, NOW)
+
+
+def test_a_block_of_its_own_or_one_for_all_may_be_named():
+    rules = dataclasses.replace(RULES, duties=SHARED)
+    notify = ["slack-webhook/acme--ops-2", "slack-webhook/ops-2"]
+
+    want(row(notify=notify, parameters={"service": "acme--main"}), rules, NOW)
+    want(row(notify=notify, parameters={"service": "default", "notify": notify}), rules, NOW)

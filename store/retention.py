@@ -76,11 +76,7 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
         "jobs": (
             Job,
             Job.id,
-            and_(
-                Job.status.in_(("completed", "failed", "cancelled")),
-                # One that was written as ended, by SQL, need not say when.
-                func.coalesce(Job.finished_at, Job.updated_at) < before,
-            ),
+            and_(Job.status.in_(("completed", "failed", "cancelled")), Job.finished_at < before),
         ),
         "action_runs": (ActionRun, ActionRun.id, and_(ActionRun.started_at < before, ~going_on)),
     }

@@ -10,10 +10,12 @@ from typing import Any
 import asyncpg
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.app import make
+from api.app import routed
+from api.state import State
 from blocks.records import Records
 from deployments.gateway import Gateway
 from store import tokens
@@ -53,12 +55,17 @@ class Rota:
         return await self.rows(question, self.tenant)
 
 
+_idle: list[FastAPI] = []
+"""Applications that nobody is served by; to put the routes of one together takes a while."""
+
+
 @asynccontextmanager
 async def serving(
     engine: AsyncEngine, gateway: Gateway, sql: asyncpg.Connection
 ) -> AsyncIterator[Rota]:
     """Yields the API with its tenant; its block is stored as long."""
-    app = await make(Settings(), engine, gateway)
+    app = _idle.pop() if _idle else routed(Settings())
+    app.state.rota = await State.of(Settings(), engine, gateway)
 
     async def front(scope: Any, receive: Any, send: Any) -> None:
         await (Response(status_code=503) if rota.away else app)(scope, receive, send)
@@ -80,3 +87,4 @@ async def serving(
         server.should_exit = True
         await running
         listener.close()
+        _idle.append(app)

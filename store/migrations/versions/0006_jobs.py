@@ -110,7 +110,7 @@ begin
             raise exception 'status: a job runs when a worker has begun it'
                 using errcode = 'check_violation';
         elsif new.status <> 'queued' then
-            new.finished_at := coalesce(new.finished_at, clock_timestamp());
+            new.finished_at := coalesce(new.finished_at, new.updated_at);
         end if;
         return new;
     end if;

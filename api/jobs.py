@@ -106,7 +106,7 @@ class Job(BaseModel):
         description="The last 64 KiB of what it wrote; null in lists", examples=["done\n"]
     )
     error: str | None = Field(
-        description="What went wrong beside its exit code", examples=["its worker was lost"]
+        description="What went wrong beside its exit code", examples=[jobs.LOST]
     )
     last_run: datetime | None = Field(
         description="When it last ended", examples=[documents.INSTANT]

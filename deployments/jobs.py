@@ -237,7 +237,7 @@ def _settle(job: Job, seen: Seen, state: str, run: dict[str, Any] | None) -> Non
     if seen.to_cancel or state == "CANCELLED":
         jobs.close(job, "cancelled")
     elif state == "SCHEDULED":  # the same run starts it again, if it may
-        if jobs.lose(job, "its worker was stopped while it ran"):
+        if jobs.lose(job, jobs.LOST):
             job.status, job.execution = "queued", None
     elif not begun and state == "GONE":
         jobs.again(job)

@@ -25,6 +25,9 @@ DUTY = "run_job"
 LIMIT_KEY = "max_concurrent_jobs"
 DEFAULT_LIMIT = 2
 
+LOST = "its worker was lost or stopped while it ran"
+"""What is said of a job whose run starts again: who finds that first does not know which it was."""
+
 LOSSES = 10
 """Workers that one job may lose: it may be what kills them."""
 
@@ -302,8 +305,8 @@ def lose(job: Job, why: str) -> bool:
 
 def _restarted(job: Job, execution: UUID) -> Start:
     """Begin a job anew in the run that had begun it: the worker that it had is gone."""
-    if not lose(job, "its worker was lost while it ran"):
-        return Start("gone", job, f"its worker was lost, and it is {job.status}")
+    if not lose(job, LOST):
+        return Start("gone", job, f"{LOST}, and it is {job.status}")
     _begin(job, execution)
     return Start("go", job)
 

@@ -443,7 +443,10 @@ async def test_a_job_that_is_not_to_run_twice_fails_when_its_worker_is_lost(api,
     assert (await start(api, jobs))["decision"] == "gone"
 
     row = await one(api, jobs)
-    assert (row["status"], row["error"]) == ("failed", "its worker was lost while it ran")
+    assert (row["status"], row["error"]) == (
+        "failed",
+        "its worker was lost or stopped while it ran",
+    )
 
 
 async def test_a_job_that_kills_its_workers_fails_in_the_end(api, jobs):
@@ -452,7 +455,8 @@ async def test_a_job_that_kills_its_workers_fails_in_the_end(api, jobs):
     decisions = [(await start(api, jobs))["decision"] for _ in range(12)]
 
     assert decisions == ["go"] * 11 + ["gone"]
-    assert (await one(api, jobs))["error"] == "its worker was lost while it ran (for the 11th time)"
+    said = "its worker was lost or stopped while it ran (for the 11th time)"
+    assert (await one(api, jobs))["error"] == said
 
 
 async def test_a_job_that_fails_is_queued_again_as_often_as_it_may(api, jobs):

@@ -271,7 +271,7 @@ async def test_a_job_that_is_not_to_run_twice_fails_when_its_worker_is_killed(sh
 
     row = await shop.until("one", "failed", FOUND_SECONDS)
 
-    assert "its worker was lost" in row["error"]
+    assert "its worker was lost or stopped" in row["error"]
     assert sum(sign == 1 for sign, *_ in counter.seen()) == 1
 
 

@@ -311,13 +311,15 @@ async def test_a_run_that_its_own_worker_does_not_know_starts_again(shared_yard:
     """The answer to a claim may be lost, when the server has taken it."""
     [known] = await shared_yard.client.read_workers_for_work_pool(shared_yard.pool)
     deployment = await shared_yard.deploy("trivial")
+    due = datetime.now(UTC) + timedelta(seconds=20)
     run = await shared_yard.client.create_flow_run_from_deployment(
-        deployment, state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=30))
+        deployment, state=Scheduled(scheduled_time=due)
     )
     claim = Pending(message=f"On worker {known.name}.")
     await shared_yard.client.set_flow_run_state(run.id, claim)
-    [ended] = await shared_yard.until([run.id], seconds=25)
+    [ended] = await shared_yard.until([run.id], seconds=45)
     assert ended.state.name == "Completed", ended.state
+    assert ended.start_time >= due
 
 
 async def test_no_run_stays_in_memory(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

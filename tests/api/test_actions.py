@@ -119,7 +119,7 @@ async def test_the_examples_of_the_guide_are_taken(api: Any, acme: str, subtests
     guide = (Path(__file__).parents[2] / "docs" / "actions.md").read_text()
     found = re.findall(r"curl -s -X (\w+) .*? \$API/tenants/acme/(\S+) -d '(.*?)'\n", guide, re.S)
 
-    assert len(found) == 3
+    assert len(found) == 5
     for method, where, body in found:
         with subtests.test(f"{method} {where}"):
             answer = await api.call(method, f"/tenants/{acme}/{where}", json=json.loads(body))

@@ -124,8 +124,8 @@ def replay_all(
             return
         for letter_id, why in made.skipped.items():
             show.warn(f"{letter_id}: {why}")
-        last = f", the last of them {show.when(made.until)}" if made.until else ""
-        show.line(f"{len(made.runs)} runs are due{last}; {len(made.skipped)} were skipped.")
+        last = f", the last of them due {show.when(made.until)}" if made.until else ""
+        show.line(f"Replayed: {len(made.runs)}{last}. Skipped: {len(made.skipped)}.")
 
     _with_database(work)
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import html
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,12 +16,17 @@ SHORTEST = 4
 LAYERS = 2
 """In so many forms at once a secret is looked for, such as in a query that stands in JSON."""
 
+MOST_PARTS = 20
+"""Parts of one secret that are hidden by themselves; each is looked for in some fifteen forms."""
+
 MOST_TURNS = 5
 """Of a text that still holds secrets after so many forms, nothing is shown."""
 
 _CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9-]* +(\S+)")
 _PAIR = re.compile(r"\s*[A-Za-z0-9_.-]+=(.+?)\s*")
 _JSON = re.compile(r"((?:\\u[0-9a-fA-F]{4})+)|((?:\\x[0-9a-fA-F]{2})+)|\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_TOO_LONG = re.compile(r"&#(?:0*[0-9]{8,}|[xX]0*[0-9a-fA-F]{7,});?")
 _QUOTED = re.compile(r"(?:%[0-9a-fA-F]{2})+|\+")
 
 
@@ -62,6 +68,8 @@ class Masking:
             return self.text(value)
         if isinstance(value, list):
             return [self.json(one) for one in value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value if self.text(said := json.dumps(value)) == said else MASK
         if isinstance(value, dict):
             return {self.text(key): self.json(one) for key, one in value.items()}
         return value
@@ -95,7 +103,7 @@ def _parts(secret: str) -> Iterator[str]:
     if match := _CREDENTIALS.fullmatch(secret):
         found += [match[1], *_of_basic(match[1])]
     found += [pair[1] for one in secret.split(";") if (pair := _PAIR.fullmatch(one))]
-    yield from (one for one in found if len(one) >= SHORTEST)
+    yield from [one for one in found if len(one) >= SHORTEST][:MOST_PARTS]
 
 
 def _of_basic(credentials: str) -> Iterator[str]:
@@ -126,7 +134,11 @@ def _unescaped(match: re.Match[str]) -> str:
     if units:
         data = bytes.fromhex(units.replace("\\u", ""))
         return data.decode("utf-16-be", errors="replace")
-    return bytes.fromhex(octets.replace("\\x", "")).decode(errors="replace") if octets else other
+    return (
+        bytes.fromhex(octets.replace("\\x", "")).decode(errors="replace")
+        if octets
+        else _ESCAPES.get(other, other)
+    )
 
 
 def _without_quotes(text: str) -> str:
@@ -139,7 +151,8 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def _without_html(text: str) -> str:
-    return html.unescape(text) if "&" in text else text
+    # No character has so long a number, and Python reads none that is longer still.
+    return html.unescape(_TOO_LONG.sub("\N{REPLACEMENT CHARACTER}", text)) if "&" in text else text
 
 
 _UNESCAPES: tuple[Callable[[str], str], ...] = (_without_json, _without_quotes, _without_html)

@@ -47,6 +47,8 @@ from blocks.outgoing import (
 
 MAX_ANSWER_BYTES = 32 << 20
 PROBLEM_CHARACTERS = 2000
+LOOKED_AT = 65_536
+"""Characters of an answer in which secrets are looked for, and beyond which nothing is shown."""
 PAGE = 50
 """Items on a page. So many of the largest, projects with their specs, are within the bounds."""
 
@@ -354,8 +356,8 @@ class TenantRecords:
         return self._masked(said)[:PROBLEM_CHARACTERS], errors
 
     def _masked(self, text: str) -> str:
-        # Some proxies repeat what they do not accept.
-        return Masking([self._token.get_secret_value()]).text(text)
+        # Some proxies repeat what they do not accept. No more than excerpts is shown of it.
+        return Masking([self._token.get_secret_value()]).text(text[:LOOKED_AT])
 
 
 class _Fault(BaseModel):

@@ -201,7 +201,7 @@ class Dispatcher:
                 with _one_s_own(f"the run {seen.run_id}"):
                     await self._gateway.cancel_run(str(seen.run_id))
             return
-        if run is not None and state not in FINAL and self._is_elsewhere(seen, run):
+        if run is not None and state not in FINAL and await self._is_elsewhere(seen, run):
             async with dispatch.unchanged(self._engine, seen) as job:
                 if job is not None:
                     jobs.again(job)
@@ -224,11 +224,18 @@ class Dispatcher:
                 if job is not None:
                     job.error = said
 
-    def _is_elsewhere(self, seen: Seen, run: dict[str, Any]) -> bool:
-        """Whether a job that waits has its run in a pool that its definition has left."""
+    async def _is_elsewhere(self, seen: Seen, run: dict[str, Any]) -> bool:
+        """Whether a job that waits has its run in a pool that its deployment has left."""
         pool, name = self._queue(seen)
         known = (pool, name) in self._queues
-        return seen.status == "queued" and known and run["work_pool_name"] != pool
+        if seen.status != "queued" or not known or run["work_pool_name"] == pool:
+            return False
+        # What the row asks for may not be carried out yet, or have a problem: the next run would
+        # be made where this one is.
+        with _one_s_own(f"the deployment of the run {seen.run_id}"):
+            deployment = await self._gateway.deployment(run["deployment_id"])
+            return bool(deployment["work_pool_name"] == pool)
+        return False
 
 
 def _settle(job: Job, seen: Seen, state: str, run: dict[str, Any] | None) -> None:

@@ -1,5 +1,6 @@
 """The blocks that a duty needs, loaded by the names that its definition gives."""
 
+import re
 from typing import TypeVar
 
 from prefect.blocks.core import Block
@@ -10,6 +11,11 @@ B = TypeVar("B", bound=Block)
 
 BETWEEN = "--"
 """Stands between a tenant's slug and the rest of the name of a block of its own."""
+
+
+_NAME = re.compile(r"(?:[a-z0-9-]+/)?[a-z0-9-]+")
+"""What Prefect calls blocks. Its client puts a name into an address as it stands, where any other
+character may lead to another block than the one whose owner was looked at."""
 
 
 class MissingBlock(Exception):
@@ -53,8 +59,13 @@ def check_owner(name: str, tenant: str | None) -> None:
 
     Raises:
         ForeignBlock: It is another tenant's.
+        MissingBlock: No block can have such a name.
 
     """
+    if not _NAME.fullmatch(name):
+        raise MissingBlock(
+            f"There is no block {name!r:.200}: names have lower-case letters, digits and dashes."
+        )
     owner, between, _ = name.rpartition("/")[2].partition(BETWEEN)
     if between and owner != tenant:
         own = f"one of {tenant}'s own, {tenant}{BETWEEN}..., or " if tenant else ""

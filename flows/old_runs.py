@@ -136,8 +136,9 @@ class OldRuns:
                 for one in former
                 if self._is_old(one) and (run_id := await latest.push_out(one))
             ]
+            gone = self.counts["runs"]
             await self.delete(surplus)
-            found += len(surplus)
+            found += self.counts["runs"] - gone
             left -= len(former)
             passed += len(page) - len(surplus)
             if len(page) < PAGE:

@@ -441,3 +441,27 @@ async def test_jobs_that_wait_go_with_their_definition_to_another_pool(shop):
     assert row["queued_at"] == before["waiting"]["queued_at"]
     assert await shop.row("running") == before["running"]
     await begin(shop, "waiting")
+
+
+async def test_jobs_stay_where_their_deployment_is_while_the_row_has_a_problem(shop):
+    await shop.queue("waiting")
+    dispatcher = await ready(shop)
+    await step(dispatcher)
+    pool = f"{shop.yard.pool}-c"
+    await shop.prefect.create_work_pool(WorkPoolCreate(name=pool, type="inline"))
+    await shop.sql.execute("update definitions set work_pool = $1 where name = 'jobs'", pool)
+    await shop.settle()
+    for _ in range(2):
+        await step(dispatcher)
+
+    await shop.sql.execute(
+        "update definitions set work_pool = null, parameters = $1 where name = 'jobs'",
+        '{"nonsense": 1}',
+    )
+    await shop.settle()
+    before = await shop.row("waiting")
+    for _ in range(3):
+        await step(dispatcher)
+
+    assert before["run_id"] is not None
+    assert await shop.row("waiting") == before

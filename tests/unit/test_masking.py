@@ -89,3 +89,25 @@ def test_of_a_text_with_secrets_in_ever_more_forms_nothing_is_shown():
 
     assert Masking([SECRET]).text(text) == MASK
     assert Masking(["*", "**"]).text("*%2a") == "*%2a"
+
+
+@pytest.mark.parametrize(
+    ("secret", "value", "shown"),
+    [
+        ("12345678", {"echo": 12345678}, {"echo": MASK}),
+        ("1234.5", [1234.5, 1234, True, None], [MASK, 1234, True, None]),
+    ],
+)
+def test_a_secret_that_is_a_number_is_hidden_in_json(secret, value, shown):
+    assert Masking([secret]).json(value) == shown
+
+
+def test_no_number_of_a_character_is_too_long_to_be_read():
+    text = "&#" + "1" * 5000 + "; &#x" + "f" * 5000 + "; &#0000115;" + SECRET
+
+    assert SECRET not in Masking([SECRET]).text(text)
+    assert Masking(["s3cr3t"]).text("&#" + "1" * 5000) == "&#" + "1" * 5000
+
+
+def test_lines_stay_lines_where_a_text_is_shown_without_its_escapes():
+    assert Masking(["a/b/c"]).text("one\\ntwo a\\/b\\/c") == f"one\ntwo {MASK}"

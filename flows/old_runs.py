@@ -97,7 +97,7 @@ class OldRuns:
         """
         wanted = {"deployment_id": {"any_": [deployment_id]}, "state": _ended()}
         passed = keep
-        while page := await self._runs(wanted, "EXPECTED_START_TIME_DESC", passed):
+        while page := await self._runs(wanted, "END_TIME_DESC", passed):
             old = [run["id"] for run in page if self._is_old(run)]
             if len(page) < PAGE:
                 await self._delete_soon(old)
@@ -129,7 +129,7 @@ class OldRuns:
             left -= await self._count({**wanted, "deployment_id": {"any_": some}})
         latest = _Latest(self, definitions)
         passed = found = 0
-        while left > 0 and (page := await self._runs(wanted, "EXPECTED_START_TIME_ASC", passed)):
+        while left > 0 and (page := await self._runs(wanted, "START_TIME_ASC", passed)):
             former = [one for one in page if one["deployment_id"] not in known]
             surplus = [
                 run_id

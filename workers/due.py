@@ -20,11 +20,11 @@ from prefect.client.schemas.filters import (
     FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
-    FlowRunFilterWorkQueueName,
     WorkPoolFilter,
     WorkPoolFilterName,
     WorkQueueFilter,
     WorkQueueFilterId,
+    WorkQueueFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool, WorkQueue
 from prefect.client.schemas.sorting import FlowRunSort
@@ -62,7 +62,7 @@ class Due:
         """
         found: dict[UUID, FlowRun] = {}
         left = await self._pools_room(pool)
-        names, narrowed, offset = self._names, False, 0
+        names, offset = self._names, 0
         for _ in range(PAGES):
             page = await self._page(ahead, names, offset)
             # What retries in its own process is that process's to start.
@@ -77,12 +77,11 @@ class Due:
             found |= {run.id: run for run in chosen}
             if len(page) < PAGE or len(found) >= room or left.get(None, 1) <= 0:
                 break
-            if narrowed or len(chosen) == len(mine):
-                offset += PAGE
-                continue
-            names, narrowed, offset = await self._with_room(), True, 0
-            if not names:
-                break
+            offset += PAGE
+            if len(chosen) < len(mine) and (fewer := await self._with_room(left)) != names:
+                names, offset = fewer, 0
+                if not names:
+                    break
         return [*found.values()][:room]
 
     async def _page(self, ahead: float, names: list[str], offset: int) -> list[FlowRun]:
@@ -92,16 +91,19 @@ class Due:
                 next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
                     before_=now("UTC") + timedelta(seconds=ahead)
                 ),
-                work_queue_name=FlowRunFilterWorkQueueName(any_=names) if names else None,
             ),
             work_pool_filter=self._pool,
+            # The runs' own column is empty where their deployment names no queue.
+            work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=names))
+            if names
+            else None,
             sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
             limit=PAGE,
             offset=offset,
         )
 
-    async def _with_room(self) -> list[str]:
-        """Return the names of the queues that let something through.
+    async def _with_room(self, left: dict[UUID | None, int]) -> list[str]:
+        """Return the names of the queues that let something through, beyond what is chosen.
 
         Prefect has no filter for all queues but some.
         """
@@ -114,6 +116,7 @@ class Due:
             for queue in page:
                 limit = queue["concurrency_limit"]
                 full = limit is not None and queue["active_slots"] >= limit
+                full = full or left.get(UUID(queue["id"]), 1) <= 0
                 if not full and not queue["is_paused"]:
                     names.append(queue["name"])
             if len(page) < PAGE:

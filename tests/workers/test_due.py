@@ -68,6 +68,23 @@ async def test_what_a_limit_has_room_for_is_found_once_before_what_lies_behind(y
     assert await find(yard) == [*narrow[:2], *last]
 
 
+async def test_a_queue_that_has_a_little_room_does_not_hide_the_others(yard: Any) -> None:
+    narrow = await late(yard, "narrow", PAGE * PAGES + 5, concurrency_limit=3)
+    last = await late(yard, "open", 3, SOON + timedelta(days=1))
+
+    assert await find(yard) == [*narrow[:3], *last]
+
+
+async def test_runs_of_a_deployment_that_names_no_queue_are_found(yard: Any) -> None:
+    await late(yard, "paused", PAGE * PAGES + 5, is_paused=True)
+    deployment = await yard.deploy("trivial")
+    state: Any = Scheduled(scheduled_time=SOON + timedelta(days=1))
+    run = await yard.client.create_flow_run_from_deployment(deployment, state=state)
+
+    assert await find(yard) == [run.id]
+    assert await find(yard, "default") == [run.id]
+
+
 async def test_a_full_pool_is_asked_for_one_page(yard: Any) -> None:
     await late(yard, "open", PAGE * 2)
     pool = (await yard.client.read_work_pool(yard.pool)).model_copy(update={"concurrency_limit": 0})

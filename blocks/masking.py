@@ -16,6 +16,10 @@ SHORTEST = 4
 LAYERS = 2
 """In so many forms at once a secret is looked for, such as in a query that stands in JSON."""
 
+LONG = 12
+"""Characters from which on a part is hidden wherever it stands, and not only as a word by itself:
+no other text is made of the same ones."""
+
 MOST_PARTS = 20
 """Parts of one secret that are hidden by themselves; each is looked for in some fifteen forms."""
 
@@ -40,8 +44,11 @@ class Masking:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for one in secrets for form in _forms(one) if form not in MASK}
-        self._forms = sorted(forms, key=len, reverse=True)
+        forms: dict[str, bool] = {}
+        for form, word in (found for one in secrets for found in _forms(one)):
+            if form not in MASK:
+                forms[form] = word and forms.get(form, True)
+        self._forms = sorted(forms.items(), key=lambda form: len(form[0]), reverse=True)
 
     def text(self, text: str) -> str:
         """Return a text without the secrets.
@@ -87,15 +94,24 @@ class Masking:
         return None
 
     def _plain(self, text: str) -> str:
-        for form in self._forms:
-            text = text.replace(form, MASK)
+        for form, word in self._forms:
+            if form not in text:
+                continue
+            if word:
+                text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", MASK, text)
+            else:
+                text = text.replace(form, MASK)
         return text
 
 
-def _forms(secret: str) -> Iterator[str]:
+def _forms(secret: str) -> Iterator[tuple[str, bool]]:
+    """Yield each form, and whether it is hidden only where it stands as a word by itself."""
     for part in {secret, *_parts(secret)}:
-        yield from (part, part.lower(), part.encode(errors="replace").decode("latin-1"))
-        yield from _in_base64(part.encode(errors="replace"))
+        word = len(part) < (SHORTEST if part == secret else LONG)
+        for form in (part, part.lower(), part.encode(errors="replace").decode("latin-1")):
+            yield form, word
+        for form in _in_base64(part.encode(errors="replace")):
+            yield form, False
 
 
 def _parts(secret: str) -> Iterator[str]:

@@ -78,6 +78,9 @@ class Dispatcher:
             deployments.gateway.PrefectError, OSError, sqlalchemy.exc.DBAPIError: Somebody is away.
         """
         lanes = await dispatch.lanes(self._engine)
+        for lane in lanes:
+            if not lane.defined:  # it went in the moment in which the first of them came
+                await dispatch.define(self._engine, lane.tenant)
         await self._cancel()
         more = await self._make_runs(lanes)
         await self._settle()

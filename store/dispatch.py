@@ -9,11 +9,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from store.jobs import DEFAULT_LIMIT, LIMIT_KEY, definition_of, is_going
+from store.jobs import DEFAULT_LIMIT, DUTY, LIMIT_KEY, NAME, definition_of, is_going
 from store.models import Definition, Tenant
 from store.work import Job, Setting
+from store.writing import writing
 
 CHANNEL = "rota_jobs"
 """What the triggers of jobs and settings notify."""
@@ -27,13 +29,15 @@ class Lane:
 
     Attributes:
         tenant: The tenant's slug.
-        deployment_id: Prefect's deployment of their definition; None until there is one.
+        defined: Whether they have their definition.
+        deployment_id: Prefect's deployment of that; None until there is one.
         work_pool: The pool that the definition names, if it names one.
         open: Whether they may start: neither the tenant nor the definition is held.
         limit: How many may run at once.
     """
 
     tenant: str
+    defined: bool
     deployment_id: UUID | None
     work_pool: str | None
     open: bool
@@ -82,6 +86,7 @@ async def lanes(engine: AsyncEngine) -> list[Lane]:
     found = (
         select(
             Tenant.slug,
+            Definition.id.is_not(None),
             Definition.deployment_id,
             Definition.work_pool,
             is_going() & ~Tenant.suspended,
@@ -93,9 +98,19 @@ async def lanes(engine: AsyncEngine) -> list[Lane]:
     )
     async with AsyncSession(engine) as session:
         return [
-            Lane(slug, deployment, pool, bool(going), DEFAULT_LIMIT if limit is None else limit)
-            for slug, deployment, pool, going, limit in await session.execute(found)
+            Lane(slug, own, deployment, pool, bool(going), DEFAULT_LIMIT if most is None else most)
+            for slug, own, deployment, pool, going, most in await session.execute(found)
         ]
+
+
+async def define(engine: AsyncEngine, tenant: str) -> None:
+    """Make the definition that a tenant's jobs run by, unless there is one of its name."""
+    new = insert(Definition).values(
+        tenant=tenant, name=NAME, duty=DUTY, title="Jobs", created_by="rota"
+    )
+    async with writing(engine) as session:
+        if await session.get(Tenant, tenant, with_for_update={"read": True, "key_share": True}):
+            await session.execute(new.on_conflict_do_nothing())
 
 
 async def without_run(engine: AsyncEngine, tenant: str, window: int) -> list[Waiting]:

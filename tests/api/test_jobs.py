@@ -241,13 +241,15 @@ async def test_a_definition_of_that_name_and_another_duty_is_in_the_way(api, job
     assert f"the definition {acme}/jobs is of another duty" in answer.json()["detail"]
 
 
-async def test_jobs_go_with_their_tenant_even_those_that_run(api, jobs, acme, sql):
+async def test_a_tenant_does_not_go_while_a_job_of_its_runs(api, jobs, acme, sql):
     await queue(api, jobs)
     await start(api, jobs)
 
-    await sql.execute("delete from tenants where slug = $1", acme)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="is running") as refused:
+        await sql.execute("delete from tenants where slug = $1", acme)
 
-    assert await sql.fetchval("select count(*) from jobs") == 0
+    assert "Cancel it first" in refused.value.hint
+    assert await sql.fetchval("select count(*) from tenants where slug = $1", acme) == 1
 
 
 # -- who queued what

@@ -123,6 +123,15 @@ class House:
                     (self.queue, ago, ago, one),
                 )
 
+    async def due(self, run_id: str, hours: float) -> None:
+        """Writes that a run was due so many hours ago."""
+        with closing(sqlite3.connect(self.home / "prefect.db", timeout=60)) as base, base:
+            base.execute(
+                "update flow_run set expected_start_time = "
+                "strftime('%Y-%m-%d %H:%M:%f000', 'now', ?) where id = ?",
+                (f"-{int(hours * 3600)} seconds", run_id),
+            )
+
     async def left(self, *deployment_ids: str) -> list[str]:
         """Reads the ids of the runs that there are, the oldest first."""
         chosen = {"deployment_id": {"any_": list(deployment_ids)}}

@@ -81,6 +81,18 @@ async def test_a_run_that_goes_on_meanwhile_is_not_deleted(house: House, prefect
     assert await house.left(nightly) == [run]
 
 
+async def test_the_runs_that_ended_last_stay_whenever_they_were_due(house: House):
+    """A job is due 30 days earlier for each step of its priority."""
+    nightly = await house.definition(keep=1)
+    [last] = await house.runs(nightly, 1, hours=25)
+    await house.runs(nightly, 1, hours=480)
+    await house.due(last, hours=6480)
+
+    await house.clean()
+
+    assert await house.left(nightly) == [last]
+
+
 async def test_a_definition_that_has_had_no_more_runs_than_it_keeps_is_not_looked_at(house: House):
     await house.definition(keep=10, count=10)
 

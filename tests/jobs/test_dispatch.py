@@ -415,6 +415,18 @@ async def test_a_definition_that_was_deleted_comes_back_with_the_next_job(shop):
     assert [run["name"] for run in await shop.runs()] == ["two"]
 
 
+async def test_a_definition_that_went_while_the_first_job_came_is_made_again(shop):
+    await shop.queue("one")
+    await shop.sql.execute("truncate definitions")
+    dispatcher = await ready(shop)
+    await step(dispatcher)
+
+    await shop.settle()
+    await step(dispatcher)
+
+    assert [run["name"] for run in await shop.runs()] == ["one"]
+
+
 async def test_jobs_that_wait_go_with_their_definition_to_another_pool(shop):
     for name in ("waiting", "running"):
         await shop.queue(name)

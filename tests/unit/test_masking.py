@@ -111,3 +111,11 @@ def test_no_number_of_a_character_is_too_long_to_be_read():
 
 def test_lines_stay_lines_where_a_text_is_shown_without_its_escapes():
     assert Masking(["a/b/c"]).text("one\\ntwo a\\/b\\/c") == f"one\ntwo {MASK}"
+
+
+def test_what_is_short_or_a_part_is_hidden_only_as_a_word():
+    masking = Masking(["ab", "sid=abcd1234; v=data"])
+
+    assert masking.text("table ab (ab) metadata data abcd12345 abcd1234") == (
+        f"table {MASK} ({MASK}) metadata {MASK} abcd12345 {MASK}"
+    )

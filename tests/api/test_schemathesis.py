@@ -112,13 +112,13 @@ async def _tried_out(remote: Any, served: Any, run_id: str, who: str, *options: 
 async def test_an_administrator_finds_no_answer_that_was_not_declared(
     remote: Any, served: Any, run_id: str
 ) -> None:
-    phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "12")
+    phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "6")
     await _tried_out(remote, served, run_id, "admin", *phases)
 
 
 async def test_no_other_role_finds_an_answer_that_was_not_declared(
     remote: Any, served: Any, run_id: str
 ) -> None:
-    phases = ("--phases", "examples,fuzzing", "--max-examples", "5")
+    phases = ("--phases", "examples,fuzzing", "--max-examples", "3")
     for who in ("admin@acme", "editor@acme", "viewer", "worker"):
         await _tried_out(remote, served, run_id, who, *phases)

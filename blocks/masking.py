@@ -11,14 +11,14 @@ from typing import Any
 MASK = "**********"
 
 SHORTEST = 4
-"""Characters of a part of a secret that is hidden by itself; shorter ones stand everywhere."""
+"""Characters from which on a secret is hidden wherever it stands, and a part of one as a word by
+itself; what is shorter stands everywhere."""
 
 LAYERS = 2
 """In so many forms at once a secret is looked for, such as in a query that stands in JSON."""
 
 LONG = 12
-"""Characters from which on a part is hidden wherever it stands, and not only as a word by itself:
-no other text is made of the same ones."""
+"""Characters from which on a part is hidden wherever it stands, not only as a word by itself."""
 
 MOST_PARTS = 20
 """Parts of one secret that are hidden by themselves; each is looked for in some fifteen forms."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.addresses import Allowed
 from blocks.guarded_http import Answer, CallFailed, CallRefused, Guard, Request
 from blocks.masking import Masking
+from flows.blocks_by_name import BETWEEN
 from flows.step_values import DEEPEST, SECRET, Unfit, storable_text
 
 EXCERPT_CHARACTERS = 300
@@ -87,14 +88,10 @@ def _content(asked: Http) -> tuple[bytes, dict[str, str]]:
 
 
 async def _secret(said: dict[str, str], tenant: str) -> str:
-    """Return what a Secret block of the tenant's own holds.
-
-    Prefect keeps one set of blocks for all tenants. A tenant's slug has no two dashes in a row, so
-    nobody can name another's.
-    """
+    """Return what a Secret block of the tenant's own holds; nobody can name another's."""
     if said.keys() != {SECRET}:
         raise Unfit("Its input has a header that is neither a text nor {$secret: name}")
-    block = f"{tenant}--{said[SECRET]}"
+    block = f"{tenant}{BETWEEN}{said[SECRET]}"
     try:
         loaded: Any = await Secret.aload(block)
     except ValueError:

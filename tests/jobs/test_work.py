@@ -145,7 +145,14 @@ async def test_a_job_waits_for_an_api_that_is_away_and_is_run_once(shop, counter
     await counter.ended(1)
     await shop.wait(lambda row: row["run_id"] is not None, "two")
     await shop.yard.until([(await shop.row("two"))["run_id"]], {"Running"})
-    await asyncio.sleep(8)  # several times as long as a call is tried
+
+    async def said(name: str) -> int:
+        return sum("waits for Rota" in line for line in await shop.log_of(name))
+
+    for name in ("one", "two"):  # each has called for as long as a call is tried, and again
+        async with asyncio.timeout(60):
+            while await said(name) < 2:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.2)
     assert [(await shop.row(name))["status"] for name in ("one", "two")] == ["running", "queued"]
     shop.rota.away = False
 

@@ -124,34 +124,15 @@ async def write(
         at: When it failed.
         failure: What is kept of it.
     """
-    of = select(Definition.id).where(Definition.deployment_id == deployment_id).scalar_subquery()
-    error, attempts = storable(failure.error)[:LONGEST_ERROR], max(failure.attempts, 1)
-    same = DeadLetter.run_id == UUID(run_id)
-    if failure.letter_id is not None:
-        again = (
-            update(DeadLetter)
-            .where(DeadLetter.id == failure.letter_id, DeadLetter.definition_id == of)
-            .values(
-                status=_unless_discarded,
-                attempts=case(
-                    (same, func.greatest(DeadLetter.attempts, attempts)),
-                    else_=DeadLetter.attempts + attempts,
-                ),
-                run_id=UUID(run_id),
-                error=error,
-                last_at=at,
-            )
-            .returning(DeadLetter.id)
-        )
-        if (await session.execute(again)).first():
-            return
+    if await _failed_again(session, UUID(run_id), deployment_id, at, failure):
+        return
     kept = {
         DeadLetter.run_id: UUID(run_id),
         DeadLetter.occurrence: failure.occurrence,
         DeadLetter.trigger: failure.trigger,
         DeadLetter.parameters: storable(failure.parameters),
-        DeadLetter.error: error,
-        DeadLetter.attempts: attempts,
+        DeadLetter.error: _error(failure),
+        DeadLetter.attempts: max(failure.attempts, 1),
         DeadLetter.first_at: at,
         DeadLetter.last_at: at,
     }
@@ -175,6 +156,34 @@ async def write(
             },
         )
     )
+
+
+async def _failed_again(
+    session: AsyncSession, run_id: UUID, deployment_id: UUID, at: datetime, failure: Failure
+) -> bool:
+    """Write a replay that failed as well to its letter; return whether there is such a one."""
+    of = select(Definition.id).where(Definition.deployment_id == deployment_id).scalar_subquery()
+    attempts, same = max(failure.attempts, 1), DeadLetter.run_id == run_id
+    again = (
+        update(DeadLetter)
+        .where(DeadLetter.id == failure.letter_id, DeadLetter.definition_id == of)
+        .values(
+            status=_unless_discarded,
+            attempts=case(
+                (same, func.greatest(DeadLetter.attempts, attempts)),
+                else_=DeadLetter.attempts + attempts,
+            ),
+            run_id=run_id,
+            error=_error(failure),
+            last_at=at,
+        )
+        .returning(DeadLetter.id)
+    )
+    return failure.letter_id is not None and bool((await session.execute(again)).first())
+
+
+def _error(failure: Failure) -> str:
+    return str(storable(failure.error)[:LONGEST_ERROR])
 
 
 _unless_discarded = case((DeadLetter.status == "discarded", "discarded"), else_="open")

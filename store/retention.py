@@ -50,6 +50,23 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
     Raises:
         sqlalchemy.exc.NoResultFound: There is no such tenant.
     """
+    gone = {}
+    async with writing(engine) as session:
+        if await session.get(Tenant, tenant) is None:
+            raise NoResultFound
+        for name, (model, id_, done_with) in _done_with(before).items():
+            of = model.__table__.c.tenant == tenant
+            # Locked ones are somebody else's to deal with, now.
+            some = select(id_).where(of, done_with).limit(AT_ONCE).with_for_update(skip_locked=True)
+            found = await session.scalars(delete(model).where(id_.in_(some)).returning(id_))
+            gone[name] = len(found.all())
+    return gone
+
+
+def _done_with(
+    before: datetime,
+) -> dict[str, tuple[type[Base], InstrumentedAttribute[Any], ColumnElement[bool]]]:
+    """Return the table of each kind, its key, and which of its rows nobody needs any more."""
     later = aliased(ServerChange)
     superseded = (
         exists().where(later.server_id == ServerChange.server_id).where(later.id > ServerChange.id)
@@ -60,7 +77,7 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
         .where(ActionStep.tenant == ActionRun.tenant, ActionStep.run_id == ActionRun.id)
         .where(func.coalesce(ActionStep.finished_at, ActionStep.started_at) >= before)
     )
-    kinds: dict[str, tuple[type[Base], InstrumentedAttribute[Any], ColumnElement[bool]]] = {
+    return {
         "dead_letters": (
             DeadLetter,
             DeadLetter.id,
@@ -80,14 +97,3 @@ async def forget(engine: AsyncEngine, tenant: str, before: datetime) -> dict[str
         ),
         "action_runs": (ActionRun, ActionRun.id, and_(ActionRun.started_at < before, ~going_on)),
     }
-    gone = {}
-    async with writing(engine) as session:
-        if await session.get(Tenant, tenant) is None:
-            raise NoResultFound
-        for name, (model, id_, done_with) in kinds.items():
-            of = model.__table__.c.tenant == tenant
-            # Locked ones are somebody else's to deal with, now.
-            some = select(id_).where(of, done_with).limit(AT_ONCE).with_for_update(skip_locked=True)
-            found = await session.scalars(delete(model).where(id_.in_(some)).returning(id_))
-            gone[name] = len(found.all())
-    return gone
